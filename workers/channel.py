@@ -1,0 +1,131 @@
+"""Frames over one pipe, without a call that could block for ever.
+
+`Connection.poll` is true as soon as one byte is there, so `poll` then `recv` may hang on half a frame. Both
+ends here read and write the pipe's descriptor without blocking and put frames together themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from workers.errors import ProtocolError
+from workers.protocol import HEADER, MAX_PAYLOAD, Frame, Kind
+
+_CHUNK = 1 << 18
+_SPIN = 200e-6  # seconds; a learner that takes longer is in its update, and needs the CPU
+_yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0.0))  # macOS has no sched_yield
+
+
+def wait_readable(poller: select.poll, timeout: float | None, spin: float) -> list[tuple[int, int]]:
+    """The descriptors of `poller` that are readable: [] once `timeout` seconds have passed.
+
+    Looks again and again for `spin` seconds before it goes to sleep. To wake a process on an idle (virtual)
+    CPU takes 60 to 80 us, as long as eight steps of CartPole; yielding in between leaves the CPU to whoever
+    has work, so this pays even with more processes than cores (docs/design.md has the figures).
+    """
+    start = time.monotonic()
+    while not (events := poller.poll(0)):
+        waited = time.monotonic() - start
+        if waited >= spin:
+            return poller.poll(None if timeout is None else max(0.0, timeout - waited) * 1000.0)
+        _yield_cpu()
+    return events
+
+
+class Channel:
+    """One end of a pipe.
+
+    Args:
+        connection: a duplex `multiprocessing` connection; the channel owns it from now on.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._fd = connection.fileno()
+        os.set_blocking(self._fd, False)
+        self._inbox = bytearray()
+        self._poller = select.poll()
+        self._poller.register(self._fd, select.POLLIN)
+        self.closed_by_peer = False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def fill(self) -> None:
+        """Read what has arrived, without waiting. Sets `closed_by_peer` at the end of the stream."""
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        self.closed_by_peer = not data
+        self._inbox += data
+
+    def next_frame(self) -> Frame | None:
+        """The oldest complete frame that has been read, if there is one.
+
+        Raises:
+            ProtocolError: what was read is no frame.
+        """
+        if len(self._inbox) < HEADER.size:
+            return None
+        kind, incarnation, sequence, size = HEADER.unpack_from(self._inbox)
+        if size > MAX_PAYLOAD or not Kind.RESET <= kind <= Kind.ERROR:
+            raise ProtocolError(f"not a frame: kind {kind}, payload of {size} bytes")
+        end = HEADER.size + size
+        if len(self._inbox) < end:
+            return None
+        payload = bytes(self._inbox[HEADER.size : end])
+        del self._inbox[:end]
+        return Frame(Kind(kind), incarnation, sequence, payload)
+
+    def wait_frame(self) -> Frame | None:
+        """The next frame, waiting as long as the peer lives; None once it has closed the pipe.
+
+        For the child: its learner's death closes the pipe, so this needs no deadline.
+        """
+        while True:
+            frame = self.next_frame()
+            if frame is not None:
+                return frame
+            if self.closed_by_peer:
+                return None
+            wait_readable(self._poller, None, _SPIN)
+            self.fill()
+
+    def send(self, frame: Frame, timeout: float, while_blocked: Callable[[], None] | None = None) -> None:
+        """Write a whole frame.
+
+        Args:
+            timeout: seconds.
+            while_blocked: called each time the pipe is full, so that two peers that both write large
+                frames do not wait for each other.
+
+        Raises:
+            TimeoutError: the peer did not read in time; the stream is of no use after that.
+            ConnectionError: the peer has closed its end.
+        """
+        data = memoryview(frame.encode())
+        deadline = 0.0
+        while True:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            if not data:
+                return
+            now = time.monotonic()
+            deadline = deadline or now + timeout
+            if now >= deadline:
+                raise TimeoutError(f"the peer did not read a frame within {timeout:g} s")
+            if while_blocked is not None:
+                while_blocked()
+            select.select([], [self._fd], [], min(deadline - now, 0.05))
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,108 @@
+"""The main loop of a worker process. Must stay free of torch: it would cost 0.9 s and 150 MB per worker."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+import cloudpickle
+import numpy as np
+
+from workers.block import EnvBlock
+from workers.channel import Channel
+from workers.envs import EnvFactory
+from workers.protocol import ROW_DTYPE, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
+from workers.slab import SlabLayout
+
+_PR_SET_PDEATHSIG = 1
+_ANSWER_TIMEOUT = 3600.0  # seconds; a learner that is stopped in a debugger may take long to read
+
+
+def main(
+    connection: Connection,
+    factory: bytes,
+    layout: SlabLayout,
+    envs: tuple[int, int],
+    incarnation: int,
+    parent_pid: int | None,
+) -> None:
+    """Host the envs `start..stop-1` until the learner says CLOSE or is gone.
+
+    Args:
+        connection: this end of the pipe.
+        factory: a cloudpickled `EnvFactory`.
+        layout: where the rows of all N envs lie.
+        envs: start and stop.
+        incarnation: how often this worker was started before; returned in every frame.
+        parent_pid: die when this process, the parent, dies; None where that cannot be arranged.
+    """
+    _detach(parent_pid)
+    channel = Channel(connection)
+    sequence = 0
+    block: EnvBlock | None = None
+    try:
+        server = _Server(cloudpickle.loads(factory), layout, envs)
+        block = server.block
+        channel.send(Frame(Kind.READY, incarnation, 0), _ANSWER_TIMEOUT)
+        while (frame := channel.wait_frame()) is not None and frame.kind is not Kind.CLOSE:
+            sequence = frame.sequence
+            answer = server.answer(frame.kind, frame.payload)
+            channel.send(Frame(Kind.ROWS, incarnation, sequence, answer), _ANSWER_TIMEOUT)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of an env must reach the user as well
+        _report(channel, incarnation, sequence, error)
+        raise SystemExit(1) from None
+    finally:
+        if block is not None:
+            block.close()
+
+
+class _Server:
+    """Answers commands: bytes in, bytes out."""
+
+    def __init__(self, factory: EnvFactory, layout: SlabLayout, envs: tuple[int, int]) -> None:
+        start, stop = envs
+        slab = layout.attach(start, stop)
+        self._command_arrays = layout.command_arrays(slab)
+        self._answer_arrays = layout.answer_arrays(slab)
+        self.block = EnvBlock(factory, start, slab)
+
+    def answer(self, kind: Kind, payload: bytes) -> bytes:
+        """Carry out RESET or STEP; the payload of the answer."""
+        if kind is Kind.RESET:
+            count = len(payload) // (ROW_DTYPE().itemsize + SEED_DTYPE().itemsize)
+            rows = np.frombuffer(payload, ROW_DTYPE, count)
+            seeds = np.frombuffer(payload, SEED_DTYPE, offset=rows.nbytes)
+            self.block.reset(rows.tolist(), seeds.tolist())
+        else:
+            per_row = ROW_DTYPE().itemsize + sum(array.strides[0] for array in self._command_arrays)
+            rows = np.frombuffer(payload, ROW_DTYPE, len(payload) // per_row)
+            unpack_rows(self._command_arrays, rows, memoryview(payload)[rows.nbytes :])
+            self.block.step(rows.tolist())
+        return pack_rows(self._answer_arrays, rows)
+
+
+def _detach(parent_pid: int | None) -> None:
+    """Leave the terminal's signals to the learner, and make sure not to outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()  # Ctrl-C does not reach us, and the learner can kill us together with our own children
+    if parent_pid is None or not sys.platform.startswith("linux"):
+        return
+    # A worker that hangs in a step does not notice the end of its pipe: ask the kernel to kill it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # the parent died before the request was in place
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _report(channel: Channel, incarnation: int, sequence: int, error: BaseException) -> None:
+    """Tell the learner in text: an exception object may not be picklable, text always is."""
+    summary = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(traceback.format_exception(error))
+    payload = f"{summary}\0{text}".encode(errors="replace")
+    try:
+        channel.send(Frame(Kind.ERROR, incarnation, sequence, payload), timeout=5.0)
+    except OSError:  # the learner is gone; its own end is all there is to do
+        pass

@@ -1,0 +1,274 @@
+"""From whatever names an environment to a factory that any worker can call, and its spaces."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+import cloudpickle
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
+
+from workers.errors import EnvError
+
+AnyEnv: TypeAlias = "gym.Env[Any, Any]"
+EnvLike: TypeAlias = "str | EnvSpec | Callable[..., AnyEnv] | AnyEnv"
+
+
+@dataclass(frozen=True)
+class EnvFactory:
+    """How to build one more env of the same kind.
+
+    Attributes:
+        name: what to call it in messages.
+        payload: a cloudpickled function without arguments that returns a new env. Classes of the
+            user's `__main__` travel inside it by value, so a child need not run the user's script.
+        observation_space, action_space: of every env that it builds.
+        has_time_limit: whether every episode is sure to end.
+    """
+
+    name: str
+    payload: bytes
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    has_time_limit: bool
+
+    def build(self) -> AnyEnv:
+        """A new env. Raises whatever the env's constructor raises."""
+        env: AnyEnv = cloudpickle.loads(self.payload)()
+        return env
+
+
+def env_factory(
+    env: EnvLike,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+) -> EnvFactory:
+    """Turn anything that names an environment into a factory.
+
+    Args:
+        env: a Gymnasium id (`module:EnvId` imports `module` first), an `EnvSpec`, a class or function
+            that returns an env, or an env. An env is rebuilt from its spec with all its wrappers, or
+            copied by cloudpickle if it has none.
+        env_kwargs: keyword arguments for the env's constructor; not for an env that exists already.
+        max_episode_steps: cut episodes after so many steps (truncation). For an id or spec it
+            replaces the registered limit.
+
+    Raises:
+        EnvError: in one line, why the env cannot be used.
+    """
+    kwargs = dict(env_kwargs or {})
+    build: Callable[[], AnyEnv]
+    if isinstance(env, gym.Env):
+        if kwargs:
+            raise EnvError("env_kwargs cannot be applied to an env that exists already; pass its id or class")
+        build, name = _rebuild(env)
+        if max_episode_steps is not None:
+            build = _WithTimeLimit(build, max_episode_steps)
+    elif isinstance(env, str | EnvSpec):
+        spec, module = _find_spec(env)
+        build, name = _FromSpec(_portable(spec), kwargs, max_episode_steps, module), spec.id
+    elif callable(env):
+        build, name = _FromCallable(env, kwargs), getattr(env, "__name__", type(env).__name__)
+        if max_episode_steps is not None:
+            build = _WithTimeLimit(build, max_episode_steps)
+    else:
+        raise EnvError(f"an env is given as id, EnvSpec, class, function or env, not as {type(env).__name__}")
+    return _describe(name, build)
+
+
+def _describe(name: str, build: Callable[[], AnyEnv]) -> EnvFactory:
+    """Pickle the builder first, then learn from one trial env what it builds."""
+    payload = _dumps(name, build)
+    try:
+        trial = build()
+    except gym.error.DependencyNotInstalled as error:
+        raise EnvError(f"{name} needs a package that is not installed: {_one_line(error)}") from error
+    except Exception as error:  # the env's constructor is the user's code
+        raise EnvError(
+            f"the constructor of {name} raised {type(error).__name__}: {_one_line(error)}",
+            traceback="".join(traceback.format_exception(error)),
+        ) from error
+    if not isinstance(trial, gym.Env):
+        raise EnvError(f"{name} returned {type(trial).__name__}, not a gymnasium.Env")
+    try:
+        return EnvFactory(name, payload, trial.observation_space, trial.action_space, _has_time_limit(trial))
+    finally:
+        trial.close()
+
+
+def _dumps(name: str, value: object) -> bytes:
+    try:
+        payload: bytes = cloudpickle.dumps(value)
+    except Exception as error:  # anything may be raised by a user's __reduce__
+        raise EnvError(
+            f"{name} cannot be sent to a worker process: {_unpicklable_part(value)}{_one_line(error)}"
+        ) from error
+    return payload
+
+
+def _unpicklable_part(value: object) -> str:
+    """Name the attribute, argument or variable that cannot be pickled, as far as one can be found."""
+    path: list[str] = []
+    culprit: tuple[str, object] | None = ("", value)
+    while culprit is not None and len(path) < 8:
+        label, value = culprit
+        path += [label] if label else []
+        culprit = next((part for part in _parts(value) if not _picklable(part[1])), None)
+    return f"{'.'.join(path)}: " if path else ""
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    """What a value drags along when it is pickled: attributes, closure and global variables."""
+    ours = isinstance(value, _FromSpec | _FromCallable | _WithTimeLimit)
+    for label, part in getattr(value, "__dict__", {}).items():
+        yield "" if ours else label, part
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        cells = getattr(value, "__closure__", None) or ()
+        yield from ((label, cell.cell_contents) for label, cell in zip(code.co_freevars, cells, strict=True))
+        names = getattr(value, "__globals__", {})
+        yield from ((label, names[label]) for label in code.co_names if label in names)
+
+
+def _picklable(value: object) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _find_spec(env: str | EnvSpec) -> tuple[EnvSpec, str | None]:
+    """The spec behind an id, and the module that registers it (`module:EnvId`)."""
+    if isinstance(env, EnvSpec):
+        return env, None
+    module, _, env_id = env.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise EnvError(f"cannot import {module!r} of the env id {env!r}: {error}") from error
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.Error as error:
+        close = difflib.get_close_matches(env_id, gym.registry, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f": {_one_line(error)}"
+        raise EnvError(f"unknown env id {env!r}{hint}") from error
+    return spec, module or None
+
+
+def _portable(spec: EnvSpec) -> EnvSpec:
+    """A spec whose entry point a child can find without the user's main script."""
+    if isinstance(spec.entry_point, str) and spec.entry_point.startswith("__main__:"):
+        creator = cast("Callable[..., AnyEnv]", load_env_creator(spec.entry_point))
+        return replace(spec, entry_point=creator)
+    return spec
+
+
+@dataclass(frozen=True)
+class _FromSpec:
+    spec: EnvSpec
+    kwargs: dict[str, Any]
+    max_episode_steps: int | None
+    module: str | None = None
+
+    def __call__(self) -> AnyEnv:
+        if self.module is not None:
+            importlib.import_module(self.module)
+        # The worker checks every observation itself; the passive checker would cost time twice.
+        return gym.make(
+            self.spec,
+            max_episode_steps=self.max_episode_steps,
+            disable_env_checker=True,
+            **self.kwargs,
+        )
+
+
+@dataclass(frozen=True)
+class _FromCallable:
+    function: Callable[..., AnyEnv]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> AnyEnv:
+        return self.function(**self.kwargs)
+
+
+@dataclass(frozen=True)
+class _FromPickle:
+    env: bytes
+
+    def __call__(self) -> AnyEnv:
+        env: AnyEnv = cloudpickle.loads(self.env)
+        return env
+
+
+@dataclass(frozen=True)
+class _WithTimeLimit:
+    build: Callable[[], AnyEnv]
+    max_episode_steps: int
+
+    def __call__(self) -> AnyEnv:
+        return TimeLimit(self.build(), self.max_episode_steps)
+
+
+def _rebuild(env: AnyEnv) -> tuple[Callable[[], AnyEnv], str]:
+    """A builder of copies of an existing env: from its spec if that gives the same env, else by pickle."""
+    spec = _spec_of(env)
+    name = type(env.unwrapped).__name__ if spec is None else spec.id
+    if spec is not None:
+        build = _FromSpec(_portable(spec), {}, None)
+        if _same_kind(build, env):
+            return build, name
+    return _FromPickle(_dumps(name, env)), name
+
+
+def _spec_of(env: AnyEnv) -> EnvSpec | None:
+    try:
+        return env.spec
+    except Exception:  # a wrapper that did not record its arguments, or an env with an odd `spec`
+        return None
+
+
+def _same_kind(build: Callable[[], AnyEnv], env: AnyEnv) -> bool:
+    try:
+        copy = build()
+    except Exception:  # whatever it is, the env itself is at hand: fall back to copying it
+        return False
+    try:
+        return (
+            _stack(copy) == _stack(env)
+            and copy.observation_space == env.observation_space
+            and copy.action_space == env.action_space
+        )
+    finally:
+        copy.close()
+
+
+def _stack(env: AnyEnv) -> list[type]:
+    """The classes of the wrappers, outermost first, and of the env itself."""
+    classes: list[type] = []
+    while isinstance(env, gym.Wrapper):
+        if not isinstance(env, PassiveEnvChecker):
+            classes.append(type(env))
+        env = env.env
+    return [*classes, type(env)]
+
+
+def _has_time_limit(env: AnyEnv) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            return True
+        env = env.env
+    spec = _spec_of(env)
+    return spec is not None and spec.max_episode_steps is not None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

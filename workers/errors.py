@@ -1,0 +1,88 @@
+"""Typed errors of the environment side. Each carries what a person needs to find the culprit."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+
+class EnvError(ValueError):
+    """The environment that was asked for cannot be used: unknown id, missing extra, no time limit, ...
+
+    Attributes:
+        traceback: of the env's own exception as text, "" if there was none.
+    """
+
+    def __init__(self, message: str, *, traceback: str = "") -> None:
+        self.traceback = traceback
+        super().__init__(message)
+
+
+class EnvFailure(Exception):
+    """One env broke its contract inside a worker: it raised, or returned something that is not valid.
+
+    The message names env, episode and step; `__cause__` is the env's own exception, if it raised one.
+    """
+
+
+class ProtocolError(RuntimeError):
+    """A peer sent bytes that are not a frame of this protocol."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process can no longer serve its envs.
+
+    Attributes:
+        worker: index of the worker.
+        env_ids: indices of the envs it hosts.
+        exitcode: exit code of the process; negative is the signal that ended it; None if unknown.
+        last_command: the last command sent to it ("start", "reset", "step", "close").
+        traceback: the child's traceback as text, "" if it left none.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        worker: int,
+        env_ids: Sequence[int],
+        exitcode: int | None = None,
+        last_command: str = "",
+        traceback: str = "",
+    ) -> None:
+        self.worker = worker
+        self.env_ids = tuple(env_ids)
+        self.exitcode = exitcode
+        self.last_command = last_command
+        self.traceback = traceback
+        super().__init__(f"worker {worker} (envs {_span(self.env_ids)}) {reason}")
+
+
+class WorkerDied(WorkerError):
+    """The process ended without being asked to."""
+
+
+class WorkerTimeout(WorkerError):
+    """The process did not answer before its deadline and was killed."""
+
+
+class WorkerEnvFailed(WorkerError):
+    """One of the worker's envs raised or returned something invalid; `traceback` says where."""
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """Words for an exit code: 3 -> "exit code 3", -9 -> "signal SIGKILL"."""
+    if exitcode is None:
+        return "unknown exit code"
+    if exitcode < 0:
+        try:
+            return f"signal {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+def _span(env_ids: Sequence[int]) -> str:
+    if not env_ids:
+        return "none"
+    return str(env_ids[0]) if len(env_ids) == 1 else f"{env_ids[0]}..{env_ids[-1]}"

@@ -1,0 +1,159 @@
+"""What travels between learner and workers: frames, and the batch that the learner reads.
+
+A frame is a fixed header (kind, incarnation, sequence number, payload length) and raw bytes. Nothing
+that comes from a child is unpickled. Letters in shapes: N envs, G rows in one message, O observation
+shape, A action shape.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.errors import ProtocolError
+from workers.slab import Array, Slab
+
+HEADER = struct.Struct("<BIII")
+MAX_PAYLOAD = 1 << 30
+ROW_DTYPE = np.int32
+SEED_DTYPE = np.int64
+
+
+class Kind(enum.IntEnum):
+    """What a frame says."""
+
+    # learner -> worker
+    RESET = 1
+    """Payload: rows i32[G], seeds i64[G]."""
+    STEP = 2
+    """Payload: rows i32[G], then the actions if they do not lie in shared memory."""
+    CLOSE = 3
+    # worker -> learner
+    READY = 4
+    """All envs of the worker are constructed."""
+    ROWS = 5
+    """Answer to RESET and STEP: flags u8[G], then rewards and observations if not in shared memory."""
+    ERROR = 6
+    """Payload: the failure in one line, a zero byte, and the traceback, as UTF-8."""
+
+
+TERMINATED = 1
+TRUNCATED = 2
+
+
+class Frame(NamedTuple):
+    """One message. `sequence` of an answer is that of the command it answers."""
+
+    kind: Kind
+    incarnation: int
+    sequence: int
+    payload: bytes = b""
+
+    def encode(self) -> bytes:
+        return HEADER.pack(self.kind, self.incarnation, self.sequence, len(self.payload)) + self.payload
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What G envs answered to one `reset` or `send`, in ascending env order.
+
+    After a reset, rewards are 0 and no row has ended.
+
+    Attributes:
+        env_ids: i64[G].
+        obs: [G, *O] in the dtype of the observation space; the *final* observation where a row ended.
+        reward: f32[G].
+        terminated: bool[G], the episode reached a terminal state (no bootstrap).
+        truncated: bool[G], the episode was cut by a time limit (bootstrap from `obs`).
+        lost: bool[G], the episode was closed because its worker failed and it could not be replayed
+            (treated as truncated). Always false in pools that do not recover.
+    """
+
+    env_ids: npt.NDArray[np.int64]
+    obs: Array
+    reward: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    lost: npt.NDArray[np.bool_]
+
+    @property
+    def ended(self) -> npt.NDArray[np.bool_]:
+        """bool[G], the rows whose episode is over."""
+        ended: npt.NDArray[np.bool_] = self.terminated | self.truncated | self.lost
+        return ended
+
+
+class EnvPool(Protocol):
+    """N envs behind two verbs, `send` and `recv`; nothing here blocks in a step.
+
+    Commands are answered in the order in which they were given: `recv` returns the batch of the oldest
+    unanswered `reset` or `send`. `env_ids` is i64[G], strictly ascending; an env has at most one
+    unanswered command. A context manager: leaving it closes the pool.
+    """
+
+    num_envs: int
+    num_workers: int
+
+    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Start a new episode in each env, with `reset(seed=...)`."""
+
+    def send(self, env_ids: npt.NDArray[np.int64], actions: Array) -> None:
+        """Take one step in each env. `actions` is [G, *A] and valid for the action space."""
+
+    def recv(self, timeout: float | None = None) -> StepBatch:
+        """The answer to the oldest open command.
+
+        Args:
+            timeout: seconds; None takes the pool's `step_timeout`.
+
+        Raises:
+            WorkerError: a worker died, hung or reported a failed env.
+        """
+
+    def close(self) -> None:
+        """End all envs and workers, in bounded time. Idempotent."""
+
+    def __enter__(self) -> EnvPool: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+def read_batch(slab: Slab, env_ids: npt.NDArray[np.int64]) -> StepBatch:
+    """The answers that lie in the rows `env_ids` of a slab, copied."""
+    flags = slab.flags[env_ids]
+    return StepBatch(
+        env_ids=env_ids,
+        obs=slab.obs[env_ids],
+        reward=slab.reward[env_ids],
+        terminated=(flags & TERMINATED) != 0,
+        truncated=(flags & TRUNCATED) != 0,
+        lost=np.zeros(len(env_ids), np.bool_),
+    )
+
+
+def pack_rows(arrays: Sequence[Array], rows: Array) -> bytes:
+    """The bytes of `rows` of each array, one array after the other."""
+    return b"".join([array[rows].tobytes() for array in arrays])
+
+
+def unpack_rows(arrays: Sequence[Array], rows: Array, payload: bytes | memoryview) -> None:
+    """The inverse of `pack_rows`: writes into `rows` of each array.
+
+    Raises:
+        ProtocolError: the payload has another length.
+    """
+    offset = 0
+    for array in arrays:
+        end = offset + len(rows) * array.strides[0]  # all arrays are C-contiguous
+        if end > len(payload):
+            raise ProtocolError(f"payload of {len(payload)} bytes is too short for {len(rows)} rows")
+        array[rows] = np.frombuffer(payload[offset:end], array.dtype).reshape(len(rows), *array.shape[1:])
+        offset = end
+    if offset != len(payload):
+        raise ProtocolError(f"payload of {len(payload)} bytes, expected {offset}")

@@ -1,0 +1,120 @@
+"""The rows through which envs and learner exchange numbers: one row per env, in shared memory or not."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from workers.errors import EnvError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Slab:
+    """One row per env.
+
+    Attributes:
+        action: [N, *A] in the dtype of the action space; written by the learner.
+        obs: [N, *O] in the dtype of the observation space; written by the env.
+        reward: f32[N]; written by the env.
+        flags: u8[N], bits TERMINATED and TRUNCATED; written by the env. Never shared: it travels in
+            the frame, so that a reader always knows which step its rows belong to.
+    """
+
+    action: Array
+    obs: Array
+    reward: npt.NDArray[np.float32]
+    flags: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Shape and dtype of one array of the slab, without its leading N."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, space: gym.Space[Any]) -> Field:
+        """The field that holds one element of a space.
+
+        Raises:
+            EnvError: elements of the space are not arrays of a fixed shape (Dict, Text, ...).
+        """
+        if space.shape is None or space.dtype is None or not np.issubdtype(space.dtype, np.number):
+            raise EnvError(f"the space {space} is not supported: its elements are not numeric arrays")
+        return cls(tuple(space.shape), np.dtype(space.dtype))
+
+    def private(self, rows: int) -> Array:
+        return np.zeros((rows, *self.shape), self.dtype)
+
+    def nbytes(self, rows: int) -> int:
+        return rows * int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def view(self, memory: Any, rows: int) -> Array:
+        count = rows * int(np.prod(self.shape, dtype=np.int64))
+        return np.frombuffer(memory, self.dtype, count).reshape(rows, *self.shape)
+
+
+class SlabLayout:
+    """How rows look and where they lie; the part of a slab that can be sent to a child.
+
+    Args:
+        observation_space, action_space: of one env.
+        num_envs: N.
+        context: allocate nameless shared memory (`RawArray`) from this multiprocessing context; None
+            gives private memory, and the rows have to travel in the frames.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        num_envs: int,
+        context: BaseContext | None = None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.fields = (Field.of(action_space), Field.of(observation_space), Field((), np.dtype(np.float32)))
+        self.memory: tuple[Any, ...] | None = None
+        if context is not None:
+            # ctypes.c_double keeps every array aligned for any dtype.
+            self.memory = tuple(
+                context.RawArray(ctypes.c_double, max(1, -(-field.nbytes(num_envs) // 8)))
+                for field in self.fields
+            )
+
+    @property
+    def shared(self) -> bool:
+        return self.memory is not None
+
+    def attach(self, start: int = 0, stop: int | None = None) -> Slab:
+        """The rows `start:stop` of the slab: views of shared memory, or fresh private arrays."""
+        stop = self.num_envs if stop is None else stop
+        if self.memory is None:
+            arrays = [field.private(stop - start) for field in self.fields]
+        else:
+            arrays = [
+                field.view(memory, self.num_envs)[start:stop]
+                for field, memory in zip(self.fields, self.memory, strict=True)
+            ]
+        action, obs, reward = arrays
+        return Slab(action, obs, reward, np.zeros(stop - start, np.uint8))
+
+    def command_arrays(self, slab: Slab) -> Sequence[Array]:
+        """What a STEP frame carries besides the rows."""
+        return () if self.shared else (slab.action,)
+
+    def answer_arrays(self, slab: Slab) -> Sequence[Array]:
+        """What a ROWS frame carries."""
+        return (slab.flags,) if self.shared else (slab.flags, slab.reward, slab.obs)
