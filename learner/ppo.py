@@ -1,0 +1,277 @@
+"""Proximal Policy Optimisation: one update of a policy from whole episodes (Schulman et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
+from learner.policy import ActorCritic
+from learner.returns import following_values, gae
+from learner.store import Rollout
+
+_MAX_BAD_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or its gradient was not finite several times in a row; the weights are the last good ones."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyper-parameters of the update.
+
+    Attributes:
+        actor_lr: Adam's step size for the actor.
+        critic_lr: Adam's step size for the critic.
+        anneal_lr: scale both linearly to 0 over the run.
+        gamma: discount.
+        gae_lambda: lambda of the advantage estimate.
+        clip_range: how far the probability ratio may move, 0.2 is 20 %.
+        clip_range_vf: how far a value may move; None does not clip.
+        num_epochs: passes over the batch.
+        minibatch_size: steps per optimiser step; the last minibatch of an epoch may be smaller.
+        normalize_advantage: per minibatch.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: bound on the gradient's norm over actor and critic together.
+        target_kl: end the update once approx_kl exceeds 1.5 times this; None never does.
+    """
+
+    actor_lr: float = 3e-4
+    critic_lr: float = 3e-4
+    anneal_lr: bool = False
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    clip_range_vf: float | None = None
+    num_epochs: int = 10
+    minibatch_size: int = 64
+    normalize_advantage: bool = True
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the optimiser sees; all tensors on the policy's device.
+
+    Attributes:
+        obs: [S, *O].
+        actions: [S, *A].
+        log_probs: f32[S], of the behaviour weights.
+        values: f32[S], of the behaviour weights.
+        advantages: f32[S].
+        returns: f32[S], advantages + values.
+    """
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows of `index`, i64[B]."""
+        return Batch(
+            self.obs[index],
+            self.actions[index],
+            self.log_probs[index],
+            self.values[index],
+            self.advantages[index],
+            self.returns[index],
+        )
+
+
+class PPOLearner:
+    """A policy and the optimiser that improves it.
+
+    Args:
+        policy: trained in place; stays on its device.
+        config: hyper-parameters.
+    """
+
+    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+        self.policy = policy
+        self.config = config
+        self._actor_parameters = [*policy.actor.parameters(), *policy.head.parameters()]
+        self._critic_parameters = list(policy.critic.parameters())
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": self._actor_parameters, "lr": config.actor_lr},
+                {"params": self._critic_parameters, "lr": config.critic_lr},
+            ],
+            eps=1e-5,
+            fused=True,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser state."""
+        return {"policy": self.policy.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.policy.load_state_dict(state["policy"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
+        """Improve the policy from episodes that it has played with its present weights.
+
+        Args:
+            rollout: S steps of whole episodes.
+            rng: shuffles the minibatches.
+            progress: the share of the run that is done, in [0, 1]; for annealing.
+
+        Returns:
+            Metrics by name, without prefix.
+
+        Raises:
+            NonFiniteError: see there.
+        """
+        return self.optimize(self.prepare(rollout), rng, progress)
+
+    def prepare(self, rollout: Rollout) -> Batch:
+        """Values, old log-probabilities, advantages and returns, all with the present weights."""
+        device = self.policy.device
+        obs = torch.as_tensor(rollout.obs, device=device)
+        actions = torch.as_tensor(rollout.actions, device=device)
+        log_probs, values = self.policy.behaviour(obs, actions)
+        final_values = self.policy.state_values(torch.as_tensor(rollout.final_obs, device=device))
+        bootstrap = np.where(rollout.terminated, 0.0, final_values.cpu().numpy())
+        return self.with_advantages(rollout.rewards, rollout.ends, bootstrap, obs, actions, log_probs, values)
+
+    def with_advantages(
+        self,
+        rewards: np.ndarray[Any, Any],
+        ends: np.ndarray[Any, Any],
+        bootstrap: np.ndarray[Any, Any],
+        obs: Tensor,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+    ) -> Batch:
+        """The batch of steps whose values are known.
+
+        Args:
+            rewards, ends: [S]; see `learner.returns.gae`.
+            bootstrap: [E], V of what followed each end; 0 if that is terminal.
+            obs, actions, log_probs, values: [S, ...], see `Batch`.
+        """
+        known = values.cpu().numpy()
+        following = following_values(known, ends, bootstrap)
+        advantages = gae(rewards, known, following, ends, self.config.gamma, self.config.gae_lambda)
+        returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
+        as_tensor = torch.as_tensor(advantages, dtype=torch.float32, device=values.device)
+        return Batch(obs, actions, log_probs, values, as_tensor, returns)
+
+    def optimize(self, batch: Batch, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
+        """PPO's epochs over a batch; see `update`."""
+        self._set_learning_rates(progress)
+        meter = _Meter()
+        for minibatch in self._minibatches(batch, rng):
+            if not self._step(minibatch, meter):
+                break
+        metrics = meter.means()
+        metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
+        metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
+        return metrics
+
+    def _set_learning_rates(self, progress: float) -> None:
+        factor = max(0.0, 1.0 - progress) if self.config.anneal_lr else 1.0
+        actor, critic = self._optimizer.param_groups
+        actor["lr"] = self.config.actor_lr * factor
+        critic["lr"] = self.config.critic_lr * factor
+
+    def _minibatches(self, batch: Batch, rng: np.random.Generator) -> Iterator[Batch]:
+        """Every step once per epoch, in a new order each epoch; the last, short minibatch is kept."""
+        for _ in range(self.config.num_epochs):
+            order = torch.as_tensor(rng.permutation(len(batch)), device=batch.obs.device)
+            shuffled = batch.rows(order)
+            for start in range(0, len(batch), self.config.minibatch_size):
+                rows = slice(start, start + self.config.minibatch_size)
+                yield Batch(*(getattr(shuffled, name)[rows] for name in Batch.__dataclass_fields__))
+
+    def _step(self, batch: Batch, meter: _Meter) -> bool:
+        """One optimiser step; False ends the update early (target_kl)."""
+        config = self.config
+        outputs = self.policy.actor(batch.obs)
+        log_ratio = self.policy.head.log_prob(outputs, batch.actions) - batch.log_probs
+        entropy = self.policy.head.entropy(outputs).mean()
+        advantages = normalize(batch.advantages) if config.normalize_advantage else batch.advantages
+        actor_loss = policy_loss(log_ratio, advantages, config.clip_range)
+        critic_loss = value_loss(
+            self.policy.values(batch.obs), batch.returns, batch.values, config.clip_range_vf
+        )
+        with torch.no_grad():
+            kl = float(approx_kl(log_ratio))
+            if meter.steps == 0:
+                # The behaviour weights are still in place: anything but 1 here is a bug.
+                meter.initial_ratio_error = float((log_ratio.exp() - 1.0).abs().max())
+            meter.add(
+                policy_loss=float(actor_loss),
+                value_loss=float(critic_loss),
+                entropy_loss=-float(entropy),
+                approx_kl=kl,
+                clip_fraction=float(clip_fraction(log_ratio, config.clip_range)),
+            )
+        if config.target_kl is not None and kl > 1.5 * config.target_kl:
+            return False
+        loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
+        self._descend(loss, meter)
+        return True
+
+    def _descend(self, loss: Tensor, meter: _Meter) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()
+        parameters = self._actor_parameters + self._critic_parameters
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        if not np.isfinite(norm):
+            meter.skip()
+            return
+        meter.bad_in_a_row = 0
+        self._optimizer.step()
+
+
+class _Meter:
+    """Running means of the metrics of one update."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.skipped = 0
+        self.bad_in_a_row = 0
+        self.initial_ratio_error = 0.0
+        self._sums: dict[str, float] = {}
+
+    def add(self, **values: float) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def skip(self) -> None:
+        """A step was left out, because its gradient was not finite."""
+        self.skipped += 1
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row >= _MAX_BAD_STEPS:
+            raise NonFiniteError(
+                f"the gradient was not finite in {_MAX_BAD_STEPS} minibatches in a row; "
+                "a smaller learning rate or normalised rewards may help"
+            )
+
+    def means(self) -> dict[str, float]:
+        means = {name: total / self.steps for name, total in self._sums.items()}
+        return means | {
+            "minibatches": float(self.steps),
+            "skipped_minibatches": float(self.skipped),
+            "initial_ratio_error": self.initial_ratio_error,
+        }

@@ -1,0 +1,168 @@
+"""The learner's buffers of a batch: append-only, as large as what was played, never N times the longest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Whole episodes, env after env, each env's steps in the order in which they were played.
+
+    Attributes:
+        env_ids: i64[S].
+        obs: [S, *O], what the policy saw.
+        actions: [S, *A], unsquashed.
+        rewards: f32[S].
+        ends: bool[S], last steps of episodes.
+        terminated: bool[E], in the order of the ends; the others were truncated or lost.
+        final_obs: [E, *O], the observation after the last step.
+    """
+
+    env_ids: Ids
+    obs: Array
+    actions: Array
+    rewards: npt.NDArray[np.float32]
+    ends: Flags
+    terminated: Flags
+    final_obs: Array
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+class Store:
+    """Collects the steps of N envs, in whatever order they come.
+
+    A step is opened by `decide` (observation and action) and closed by `observe` (what came of it).
+
+    Args:
+        observation_space, action_space: of one env.
+        num_envs: N.
+    """
+
+    def __init__(
+        self, observation_space: gym.Space[Any], action_space: gym.Space[Any], num_envs: int
+    ) -> None:
+        self.num_envs = num_envs
+        self._columns: dict[str, Array] = {
+            "env_id": np.zeros(0, np.int64),
+            "obs": np.zeros((0, *_shape(observation_space)), observation_space.dtype),
+            "action": np.zeros((0, *_shape(action_space)), _stored_dtype(action_space)),
+            "reward": np.zeros(0, np.float32),
+            "end": np.zeros(0, np.bool_),
+            "terminated": np.zeros(0, np.bool_),
+        }
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; the memory is kept for the next batch."""
+        self._size = 0
+        self._open = np.full(self.num_envs, -1, np.int64)  # the row of each env's open step
+        self._final_rows: list[Ids] = []
+        self._final_obs: list[Array] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def decide(self, env_ids: Ids, obs: Array, actions: Array) -> None:
+        """Open a step in each env: it saw `obs` [G, *O] and does `actions` [G, *A].
+
+        Raises:
+            ValueError: an env's step is still open, or an env id is out of bounds.
+        """
+        if len(env_ids) and (env_ids.min() < 0 or env_ids.max() >= self.num_envs):
+            raise ValueError(f"env ids must lie in 0..{self.num_envs - 1}, got {env_ids}")
+        if (self._open[env_ids] >= 0).any():
+            raise ValueError(f"decide: steps of envs {env_ids[self._open[env_ids] >= 0]} are still open")
+        start, stop = self._size, self._size + len(env_ids)
+        self._reserve(stop)
+        rows = slice(start, stop)
+        self._columns["env_id"][rows] = env_ids
+        self._columns["obs"][rows] = obs
+        self._columns["action"][rows] = actions
+        self._columns["end"][rows] = False
+        self._columns["terminated"][rows] = False
+        self._open[env_ids] = np.arange(start, stop)
+        self._size = stop
+
+    def observe(self, env_ids: Ids, obs: Array, rewards: Array, terminated: Flags, ended: Flags) -> None:
+        """Close the open step of each env.
+
+        Args:
+            env_ids: i64[G].
+            obs: [G, *O]; kept only where the episode has ended (elsewhere the next `decide` brings it).
+            rewards: f32[G].
+            terminated: bool[G], the episode reached a terminal state.
+            ended: bool[G], the episode is over for whatever reason.
+
+        Raises:
+            ValueError: an env has no open step.
+        """
+        rows = self._open[env_ids]
+        if (rows < 0).any():
+            raise ValueError(f"observe: envs {env_ids[rows < 0]} have no open step")
+        self._open[env_ids] = -1
+        self._columns["reward"][rows] = rewards
+        if ended.any():
+            self._columns["end"][rows] = ended
+            self._columns["terminated"][rows] = terminated
+            self._final_rows.append(rows[ended])
+            self._final_obs.append(obs[ended])
+
+    def rollout(self) -> Rollout:
+        """Everything that was stored, in env order.
+
+        Raises:
+            ValueError: nothing was stored, or an episode is not over.
+        """
+        if self._size == 0:
+            raise ValueError("the store is empty")
+        columns = {name: column[: self._size] for name, column in self._columns.items()}
+        order = np.argsort(columns["env_id"], kind="stable")
+        ends = columns["end"][order]
+        env_ids = columns["env_id"][order]
+        last = np.append(env_ids[1:] != env_ids[:-1], True)
+        if (last & ~ends).any():
+            raise ValueError(f"episodes of envs {env_ids[last & ~ends]} are not over")
+        final_rows = np.concatenate(self._final_rows)
+        position = np.argsort(np.argsort(order)[final_rows])
+        return Rollout(
+            env_ids=env_ids,
+            obs=columns["obs"][order],
+            actions=columns["action"][order],
+            rewards=columns["reward"][order],
+            ends=ends,
+            terminated=columns["terminated"][order][ends],
+            final_obs=np.concatenate(self._final_obs)[position],
+        )
+
+    def _reserve(self, size: int) -> None:
+        """Grow by doubling, so that appending costs O(1) on average."""
+        if size <= len(self._columns["env_id"]):
+            return
+        capacity = max(1024, size, 2 * len(self._columns["env_id"]))
+        for name, column in self._columns.items():
+            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            grown[: self._size] = column[: self._size]
+            self._columns[name] = grown
+
+
+def _shape(space: gym.Space[Any]) -> tuple[int, ...]:
+    if space.shape is None:
+        raise ValueError(f"the space {space} is not supported: its elements have no fixed shape")
+    return tuple(space.shape)
+
+
+def _stored_dtype(action_space: gym.Space[Any]) -> np.dtype[Any]:
+    """Unsquashed actions are f32 whatever the Box says; indices of Discrete actions are i64."""
+    return np.dtype(np.float32 if isinstance(action_space, gym.spaces.Box) else np.int64)
