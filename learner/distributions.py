@@ -120,7 +120,8 @@ class GaussianHead(nn.Module):
 
     def sample(self, outputs: Array, noise: Array) -> Array:
         std = np.exp(self.log_std.detach().cpu().numpy())
-        return (outputs + std * noise).reshape(-1, *self._space.shape)
+        actions: Array = (outputs + std * noise).reshape(-1, *self._space.shape)
+        return actions
 
     def mode(self, outputs: Array) -> Array:
         return outputs.reshape(-1, *self._space.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Rollout:
         ends: bool[S], last steps of episodes.
         terminated: bool[E], in the order of the ends; the others were truncated or lost.
         final_obs: [E, *O], the observation after the last step.
+        extra: further columns, [S], by the names given to the store.
     """
 
     env_ids: Ids
@@ -35,6 +37,7 @@ class Rollout:
     ends: Flags
     terminated: Flags
     final_obs: Array
+    extra: Mapping[str, Array]
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -48,12 +51,18 @@ class Store:
     Args:
         observation_space, action_space: of one env.
         num_envs: N.
+        extra: names of further f32 columns that every `decide` brings.
     """
 
     def __init__(
-        self, observation_space: gym.Space[Any], action_space: gym.Space[Any], num_envs: int
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        num_envs: int,
+        extra: Sequence[str] = (),
     ) -> None:
         self.num_envs = num_envs
+        self._extra = tuple(extra)
         self._columns: dict[str, Array] = {
             "env_id": np.zeros(0, np.int64),
             "obs": np.zeros((0, *_shape(observation_space)), observation_space.dtype),
@@ -61,6 +70,7 @@ class Store:
             "reward": np.zeros(0, np.float32),
             "end": np.zeros(0, np.bool_),
             "terminated": np.zeros(0, np.bool_),
+            **{name: np.zeros(0, np.float32) for name in extra},
         }
         self.clear()
 
@@ -74,8 +84,8 @@ class Store:
     def __len__(self) -> int:
         return self._size
 
-    def decide(self, env_ids: Ids, obs: Array, actions: Array) -> None:
-        """Open a step in each env: it saw `obs` [G, *O] and does `actions` [G, *A].
+    def decide(self, env_ids: Ids, obs: Array, actions: Array, **extra: Array) -> None:
+        """Open a step in each env: it saw `obs` [G, *O] and does `actions` [G, *A]; `extra` are [G].
 
         Raises:
             ValueError: an env's step is still open, or an env id is out of bounds.
@@ -90,6 +100,8 @@ class Store:
         self._columns["env_id"][rows] = env_ids
         self._columns["obs"][rows] = obs
         self._columns["action"][rows] = actions
+        for name in self._extra:
+            self._columns[name][rows] = extra[name]
         self._columns["end"][rows] = False
         self._columns["terminated"][rows] = False
         self._open[env_ids] = np.arange(start, stop)
@@ -119,6 +131,19 @@ class Store:
             self._final_rows.append(rows[ended])
             self._final_obs.append(obs[ended])
 
+    def cut(self) -> None:
+        """End every episode that is not over, as truncated after its last step.
+
+        What followed that step is not known, so the observation of the step itself stands in for it.
+        """
+        env_ids = self._columns["env_id"][: self._size]
+        _, from_the_end = np.unique(env_ids[::-1], return_index=True)
+        last = self._size - 1 - from_the_end
+        last = last[~self._columns["end"][last]]
+        self._columns["end"][last] = True
+        self._final_rows.append(last)
+        self._final_obs.append(self._columns["obs"][last])
+
     def rollout(self) -> Rollout:
         """Everything that was stored, in env order.
 
@@ -144,6 +169,7 @@ class Store:
             ends=ends,
             terminated=columns["terminated"][order][ends],
             final_obs=np.concatenate(self._final_obs)[position],
+            extra={name: columns[name][order] for name in self._extra},
         )
 
     def _reserve(self, size: int) -> None:

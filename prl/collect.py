@@ -1,0 +1,107 @@
+"""One round: every env plays one whole episode, and the store gets all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.policy import ActorCritic
+from learner.store import Store
+from workers.protocol import EnvPool, StepBatch
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Envs that are stepped together.
+
+    Attributes:
+        env_ids: i64[G], ascending.
+        rng: draws the action noise of this group for one round.
+    """
+
+    env_ids: Ids
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round came to.
+
+    Attributes:
+        returns: f64[N], undiscounted.
+        lengths: i64[N], steps.
+        lost: episodes that were closed because their worker failed.
+        wait_seconds: how much of the time went by waiting for envs.
+    """
+
+    returns: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.int64]
+    lost: int
+    wait_seconds: float
+
+
+def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
+    """Env indices by their remainder: the groups depend on nothing but the two numbers."""
+    return [np.arange(group, num_envs, num_groups) for group in range(num_groups)]
+
+
+def collect(
+    pool: EnvPool, policy: ActorCritic, store: Store, seeds: Sequence[int], groups: Sequence[Group]
+) -> Round:
+    """Let every env play one episode; envs that have finished leave the batch.
+
+    With several groups, the policy acts for one while the envs of another step.
+
+    Args:
+        pool: N envs, with no command open.
+        policy: acts on the rows of active envs only.
+        store: gets every step.
+        seeds: [N], of the episodes.
+        groups: a partition of the N envs.
+    """
+    active = np.ones(pool.num_envs, np.bool_)
+    returns = np.zeros(pool.num_envs)
+    lengths = np.zeros(pool.num_envs, np.int64)
+    lost = 0
+    wait_seconds = 0.0
+    group_of = {int(env): group for group in groups for env in group.env_ids}
+
+    def act(env_ids: Ids, obs: npt.NDArray[Any]) -> None:
+        group = group_of[int(env_ids[0])]
+        # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on who
+        # else is still playing.
+        noise = policy.head.draw_noise(group.rng, len(group.env_ids))
+        actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
+        store.decide(env_ids, obs, actions)
+        pool.send(env_ids, policy.head.to_env(actions))
+
+    def receive() -> StepBatch:
+        nonlocal wait_seconds
+        start = time.perf_counter()
+        batch = pool.recv()
+        wait_seconds += time.perf_counter() - start
+        return batch
+
+    for group in groups:
+        pool.reset(group.env_ids, [seeds[env] for env in group.env_ids])
+    for _ in groups:
+        batch = receive()
+        act(batch.env_ids, batch.obs)
+    while active.any():
+        batch = receive()
+        ended = batch.ended
+        store.observe(batch.env_ids, batch.obs, batch.reward, batch.terminated, ended)
+        returns[batch.env_ids] += batch.reward
+        lengths[batch.env_ids] += 1
+        lost += int(batch.lost.sum())
+        active[batch.env_ids[ended]] = False
+        if not ended.all():
+            act(batch.env_ids[~ended], batch.obs[~ended])
+    return Round(returns, lengths, lost, wait_seconds)
