@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
 from learner.policy import ActorCritic
 from learner.returns import following_values, gae
+from learner.settings import Rule, check
 from learner.store import Rollout
 
 _MAX_BAD_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
@@ -41,6 +43,9 @@ class PPOConfig:
         vf_coef: weight of the value loss.
         max_grad_norm: bound on the gradient's norm over actor and critic together.
         target_kl: end the update once approx_kl exceeds 1.5 times this; None never does.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
 
     actor_lr: float = 3e-4
@@ -57,6 +62,19 @@ class PPOConfig:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self, _RULES)
+
+
+# Comparisons are written so that NaN fails them.
+_RULES: tuple[Rule, ...] = (
+    ("actor_lr critic_lr max_grad_norm", lambda v: 0.0 < v < math.inf, "a positive number"),
+    ("gamma gae_lambda", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
+    ("clip_range clip_range_vf target_kl", lambda v: 0.0 < v < math.inf, "a positive number"),
+    ("num_epochs minibatch_size", lambda v: v >= 1, "at least 1"),
+    ("ent_coef vf_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
+)
 
 
 @dataclass(frozen=True)

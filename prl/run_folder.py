@@ -1,0 +1,78 @@
+"""The folder of a run: what was asked for, what happened, and the weights that came of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from learner.policy import ActorCritic
+from learner.settings import ConfigError
+from prl.weights import save_weights
+
+_PACKAGES = ("prl", "torch", "gymnasium", "numpy", "cloudpickle", "safetensors")
+
+
+class RunFolder:
+    """A new folder for one run.
+
+    Args:
+        path: made if need be; must not hold a run.
+
+    Raises:
+        ConfigError: it holds a run already, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"run_folder {path} is not a folder")
+        if (path / "progress.csv").exists() or (path / "summary.json").exists():
+            raise ConfigError(f"run_folder {path} holds a run already; choose another or remove it")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
+            (path / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write run_folder {path}: {error.strerror}") from error
+
+    def write_config(self, text: str) -> None:
+        """`config.yaml`, with which `train.py --config` does this run again."""
+        (self.path / "config.yaml").write_text(text)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """`summary.json`, replaced in one step."""
+        temporary = self.path / "summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.replace(self.path / "summary.json")
+
+    def save_weights(self, policy: ActorCritic) -> None:
+        """`weights/policy.safetensors`."""
+        save_weights(policy, self.path / "weights")
+
+
+def default_run_folder(env_id: str, seed: int) -> Path:
+    """runs/<env>-seed<seed>-<date>-<time>, with a number behind it if that exists already."""
+    name = env_id.replace("/", "_").replace(":", "_")
+    stem = f"{name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path("runs") / stem
+    count = 1
+    while path.exists():
+        count += 1
+        path = Path("runs") / f"{stem}-{count}"
+    return path
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            versions[package] = "not installed"
+    return versions
