@@ -32,6 +32,8 @@ class ActionHead(Protocol):
 
     num_outputs: int
     """K, the width of the actor's last layer."""
+    action_space: gym.Space[Any]
+    """Of actions, as they are drawn and stored; env actions have the env's own space."""
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """The noise of `rows` rows: f32[rows, K]."""
@@ -47,6 +49,9 @@ class ActionHead(Protocol):
 
     def entropy(self, outputs: Tensor) -> Tensor:
         """Entropy of the distribution of actions, f32[S]."""
+
+    def log_det(self, actions: Tensor) -> Tensor:
+        """Log |d env action / d action|, f32[S], for actions [S, *A]; 0 for discrete actions."""
 
     def to_env(self, actions: Array) -> Array:
         """Env actions for actions, in the dtype of the space and inside its bounds."""
@@ -65,6 +70,7 @@ class CategoricalHead(nn.Module):
     def __init__(self, space: gym.spaces.Discrete) -> None:
         super().__init__()
         self.num_outputs = int(space.n)
+        self.action_space = gym.spaces.Discrete(space.n)
         self._start = int(space.start)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
@@ -85,6 +91,9 @@ class CategoricalHead(nn.Module):
     def entropy(self, outputs: Tensor) -> Tensor:
         log_probs = functional.log_softmax(outputs, dim=1)
         return -(log_probs.exp() * log_probs).sum(dim=1)
+
+    def log_det(self, actions: Tensor) -> Tensor:
+        return torch.zeros(len(actions), device=actions.device)
 
     def to_env(self, actions: Array) -> Array:
         return actions + self._start
@@ -108,6 +117,7 @@ class GaussianHead(nn.Module):
     def __init__(self, space: gym.spaces.Box) -> None:
         super().__init__()
         self._space = space
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
         self.num_outputs = int(np.prod(space.shape, dtype=np.int64))
         self.log_std = nn.Parameter(torch.zeros(self.num_outputs))
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)

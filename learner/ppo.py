@@ -165,30 +165,25 @@ class PPOLearner:
         obs = torch.as_tensor(rollout.obs, device=device)
         actions = torch.as_tensor(rollout.actions, device=device)
         log_probs, values = self.policy.behaviour(obs, actions)
-        final_values = self.policy.state_values(torch.as_tensor(rollout.final_obs, device=device))
-        bootstrap = np.where(rollout.terminated, 0.0, final_values.cpu().numpy())
-        return self.with_advantages(rollout.rewards, rollout.ends, bootstrap, obs, actions, log_probs, values)
+        return self.with_advantages(rollout, obs, actions, log_probs, values)
 
     def with_advantages(
-        self,
-        rewards: np.ndarray[Any, Any],
-        ends: np.ndarray[Any, Any],
-        bootstrap: np.ndarray[Any, Any],
-        obs: Tensor,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
+        self, rollout: Rollout, obs: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
     ) -> Batch:
-        """The batch of steps whose values are known.
+        """The batch of a rollout whose values and log-probabilities are known.
 
         Args:
-            rewards, ends: [S]; see `learner.returns.gae`.
-            bootstrap: [E], V of what followed each end; 0 if that is terminal.
+            rollout: rewards, ends and final observations are taken from it.
             obs, actions, log_probs, values: [S, ...], see `Batch`.
         """
+        final_obs = torch.as_tensor(rollout.final_obs, device=values.device)
+        final_values = self.policy.state_values(final_obs).cpu().numpy()
+        bootstrap = np.where(rollout.terminated, 0.0, final_values)
         known = values.cpu().numpy()
-        following = following_values(known, ends, bootstrap)
-        advantages = gae(rewards, known, following, ends, self.config.gamma, self.config.gae_lambda)
+        following = following_values(known, rollout.ends, bootstrap)
+        advantages = gae(
+            rollout.rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda
+        )
         returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
         as_tensor = torch.as_tensor(advantages, dtype=torch.float32, device=values.device)
         return Batch(obs, actions, log_probs, values, as_tensor, returns)

@@ -49,7 +49,8 @@ class Store:
     A step is opened by `decide` (observation and action) and closed by `observe` (what came of it).
 
     Args:
-        observation_space, action_space: of one env.
+        observation_space: of one env.
+        action_space: of what is stored; a head's `action_space`, not the env's.
         num_envs: N.
         extra: names of further f32 columns that every `decide` brings.
     """
@@ -66,7 +67,7 @@ class Store:
         self._columns: dict[str, Array] = {
             "env_id": np.zeros(0, np.int64),
             "obs": np.zeros((0, *_shape(observation_space)), observation_space.dtype),
-            "action": np.zeros((0, *_shape(action_space)), _stored_dtype(action_space)),
+            "action": np.zeros((0, *_shape(action_space)), action_space.dtype),
             "reward": np.zeros(0, np.float32),
             "end": np.zeros(0, np.bool_),
             "terminated": np.zeros(0, np.bool_),
@@ -187,8 +188,3 @@ def _shape(space: gym.Space[Any]) -> tuple[int, ...]:
     if space.shape is None:
         raise ValueError(f"the space {space} is not supported: its elements have no fixed shape")
     return tuple(space.shape)
-
-
-def _stored_dtype(action_space: gym.Space[Any]) -> np.dtype[Any]:
-    """Unsquashed actions are f32 whatever the Box says; indices of Discrete actions are i64."""
-    return np.dtype(np.float32 if isinstance(action_space, gym.spaces.Box) else np.int64)

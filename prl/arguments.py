@@ -152,9 +152,7 @@ def _key_values(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def _reworded(
-    message: str, hints: Mapping[str, Any], parser: ArgumentParser, in_file: bool = False
-) -> str:
+def _reworded(message: str, hints: Mapping[str, Any], parser: ArgumentParser, in_file: bool = False) -> str:
     """Jsonargparse's messages in one line and in the user's words."""
     unknown = re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
     if unknown:

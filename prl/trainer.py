@@ -85,7 +85,7 @@ class Trainer:
         self.seed = seed
         self._groups = split_groups(pool.num_envs, num_groups)
         policy = learner.policy
-        self._store = Store(policy.observation_space, policy.action_space, pool.num_envs)
+        self._store = Store(policy.observation_space, policy.head.action_space, pool.num_envs)
         self._iteration = 0
         self._round = 0
         self._timesteps = 0

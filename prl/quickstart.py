@@ -1,0 +1,454 @@
+"""The quick start and the custom loop: four classes over the same pool, store and update as all else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from learner.policy import ActorCritic
+from learner.ppo import Batch, PPOConfig, PPOLearner
+from learner.settings import ConfigError
+from learner.store import Rollout, Store
+from prl.run import check_trainable, make_pool, pick_device, record, reproducible
+from prl.run_folder import RunFolder
+from prl.stopping import stop_on_signals
+from prl.trainer import Trainer
+from prl.weights import load_weights, save_weights
+from workers.envs import EnvFactory, EnvLike, env_factory
+from workers.errors import EnvError, WorkerError
+from workers.process_pool import Transport
+from workers.seeding import episode_seed
+
+Array = npt.NDArray[Any]
+
+
+class VecMemory:
+    """The steps of a custom loop, one buffer per env. Filled by `prl.utils.buffer_append`.
+
+    Args:
+        num_envs: N.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self._store: Store | None = None
+
+    def __len__(self) -> int:
+        """Steps of all envs."""
+        return 0 if self._store is None else len(self._store)
+
+    def append(
+        self,
+        env_ids: npt.NDArray[np.int64],
+        states: Array,
+        actions: Array,
+        rewards: Array,
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        next_states: Array,
+        state_values: Array,
+        log_probs: Array,
+    ) -> None:
+        """One step of G envs.
+
+        Args:
+            env_ids: i64[G].
+            states, next_states: [G, *O].
+            actions: [G, *A], as the env got them.
+            rewards, state_values, log_probs: [G].
+            terminated, truncated: bool[G].
+
+        Raises:
+            ValueError: shapes do not fit together, or an env id is out of bounds.
+        """
+        if self._store is None:
+            self._store = Store(_like(states), _like(actions), self.num_envs, ("values", "log_probs"))
+        self._store.decide(env_ids, states, actions, values=state_values, log_probs=log_probs)
+        self._store.observe(env_ids, next_states, rewards, terminated, terminated | truncated)
+
+    def take(self) -> Rollout:
+        """Everything, in env order; the buffers are empty afterwards.
+
+        An episode that has not ended is cut as truncated; its last state stands in for the unknown next one.
+
+        Raises:
+            ValueError: there is nothing.
+        """
+        if self._store is None:
+            raise ValueError("the buffer is empty: nothing was appended")
+        self._store.cut()
+        rollout = self._store.rollout()
+        self._store.clear()
+        return rollout
+
+
+class PPO:
+    """A PPO agent for vector observations.
+
+    Args:
+        is_continuous: Box actions if true, Discrete ones if not.
+        action_dim: number of actions (Discrete), or of the action's dimensions (Box).
+        observ_dim: length of the observation.
+        Actor_lr: Adam's step size for the actor.
+        Critic_lr: Adam's step size for the critic.
+        action_scaling: Box actions are the policy's (-1, 1) output times this.
+        policy_clip: how far the probability ratio may move; 0.2 is 20 %.
+        k_epochs: passes over each batch.
+        GAE_lambda: lambda of the advantage estimate.
+        batch_size: an update waits until at least so many steps are collected (`AsyncPPO`).
+        mini_batch_size: steps per optimiser step.
+        gamma: discount.
+        use_RND: exploration bonus; not available in this version.
+        beta: weight of the exploration bonus.
+        ent_coef, vf_coef, max_grad_norm, target_kl, hidden_sizes: as in `prl.TrainConfig`.
+        device: "auto", "cpu", "cuda", ...
+        torch_threads: of an update; more only pay for large networks, and they change the last bits.
+        seed: of the initial weights, and of the actions and minibatches of a custom loop.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        is_continuous: bool,
+        action_dim: int,
+        observ_dim: int,
+        Actor_lr: float = 1e-3,
+        Critic_lr: float = 2.5e-3,
+        action_scaling: float = 1.0,
+        policy_clip: float = 0.2,
+        k_epochs: int = 10,
+        GAE_lambda: float = 0.95,
+        batch_size: int = 1024,
+        mini_batch_size: int = 256,
+        gamma: float = 0.99,
+        use_RND: bool = False,
+        beta: float = 0.01,
+        *,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = None,
+        hidden_sizes: Sequence[int] = (64, 64),
+        device: str = "auto",
+        torch_threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if use_RND:
+            raise ConfigError("use_RND=True is not available in this version of prl; pass use_RND=False")
+        if min(action_dim, observ_dim, batch_size, torch_threads) < 1:
+            raise ConfigError(
+                f"action_dim, observ_dim, batch_size and torch_threads must be at least 1, "
+                f"got {action_dim}, {observ_dim}, {batch_size} and {torch_threads}"
+            )
+        if not 0.0 < action_scaling < np.inf:
+            raise ConfigError(f"action_scaling must be a positive number, got {action_scaling}")
+        self.batch_size = batch_size
+        self.torch_threads = torch_threads
+        self.beta = beta
+        action_space: gym.Space[Any] = gym.spaces.Discrete(int(action_dim))
+        if is_continuous:
+            # f64: the unsquashed action can be told from the env action as long as tanh has not rounded to 1.
+            action_space = gym.spaces.Box(-action_scaling, action_scaling, (int(action_dim),), np.float64)
+        policy = ActorCritic(
+            gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),)), action_space, hidden_sizes, seed
+        )
+        config = PPOConfig(
+            actor_lr=Actor_lr,
+            critic_lr=Critic_lr,
+            clip_range=policy_clip,
+            num_epochs=k_epochs,
+            gae_lambda=GAE_lambda,
+            minibatch_size=mini_batch_size,
+            gamma=gamma,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+        )
+        self.learner = PPOLearner(policy.to(pick_device(device)), config)
+        self.memory: list[Rollout] = []
+        """What `learn` will learn from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
+        noise, shuffle = np.random.SeedSequence(seed).spawn(2)
+        self._noise_rng = np.random.default_rng(noise)
+        self._shuffle_rng = np.random.default_rng(shuffle)
+
+    @property
+    def policy(self) -> ActorCritic:
+        """The networks."""
+        return self.learner.policy
+
+    def get_action(self, states: torch.Tensor | Array) -> tuple[Array, Array, Array]:
+        """Sample actions for G states.
+
+        Args:
+            states: [G, O].
+
+        Returns:
+            Actions for the env, i64[G] or f64[G, A]; V(states), f32[G]; the log-probabilities of the
+            actions (log-densities of the env's actions if they are continuous), f32[G].
+        """
+        obs = np.asarray(states, np.float32)
+        policy = self.policy
+        actions = policy.act(obs, policy.head.draw_noise(self._noise_rng, len(obs)))
+        tensors = torch.as_tensor(obs, device=policy.device), torch.as_tensor(actions, device=policy.device)
+        log_probs, values = policy.behaviour(*tensors)
+        log_probs = log_probs - policy.head.log_det(tensors[1])
+        return policy.head.to_env(actions), values.cpu().numpy(), log_probs.cpu().numpy()
+
+    def learn(self) -> dict[str, float]:
+        """One PPO update from all episodes in `memory`, whatever their number; empties it.
+
+        Values and log-probabilities are those that `get_action` gave when the steps were taken.
+
+        Returns:
+            Metrics by name.
+
+        Raises:
+            ValueError: `memory` is empty.
+        """
+        if not self.memory:
+            raise ValueError("learn() has nothing to learn from: transfer a buffer to ppo.memory first")
+        with reproducible(self.torch_threads, self.policy.device):
+            metrics = self.learner.optimize(self._batch(_concatenated(self.memory)), self._shuffle_rng)
+        self.memory.clear()
+        return metrics
+
+    def _batch(self, rollout: Rollout) -> Batch:
+        policy = self.policy
+        obs = torch.as_tensor(rollout.obs, dtype=torch.float32, device=policy.device)
+        actions = torch.as_tensor(policy.head.from_env(rollout.actions), device=policy.device)
+        log_probs = torch.as_tensor(rollout.extra["log_probs"], device=policy.device)
+        values = torch.as_tensor(rollout.extra["values"], device=policy.device)
+        return self.learner.with_advantages(
+            rollout, obs, actions, log_probs + policy.head.log_det(actions), values
+        )
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the networks' weights into the folder `path` (safetensors)."""
+        save_weights(self.policy, path)
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Read weights that `save_weights` wrote.
+
+        Raises:
+            prl.weights.WeightsError: there are none, they are damaged, or of another network.
+        """
+        load_weights(self.policy, path)
+
+
+class AsyncPPO:
+    """Train a `PPO` on many copies of an env in worker processes.
+
+    Args:
+        env: an env, id, spec, class or factory; see `workers.envs.env_factory`.
+        ppo: trained in place.
+        num_envs: copies of the env.
+        steps: env steps after which the run ends, at the end of a round.
+        num_workers: processes; None takes one per usable core, 0 none.
+        seed: of episodes, actions and minibatches.
+        run_folder: where to write progress.csv, summary.json and weights; None writes nothing.
+        max_episode_steps: cut episodes after so many steps.
+        transport: "shared" or "pipe".
+        step_timeout: seconds a worker may take for one command.
+
+    Raises:
+        EnvError: the env cannot be used.
+        ConfigError: the env's spaces are not those of `ppo`.
+    """
+
+    def __init__(
+        self,
+        env: EnvLike,
+        ppo: PPO,
+        num_envs: int = 32,
+        steps: int = 1_000_000,
+        *,
+        num_workers: int | None = None,
+        seed: int = 0,
+        run_folder: str | os.PathLike[str] | None = None,
+        max_episode_steps: int | None = None,
+        transport: Transport = "shared",
+        step_timeout: float = 60.0,
+    ) -> None:
+        if num_envs < 1 or steps < 1:
+            raise ConfigError(f"num_envs and steps must be at least 1, got {num_envs} and {steps}")
+        self.ppo = ppo
+        self.num_envs = num_envs
+        self.steps = steps
+        self.num_workers = num_workers
+        self.seed = seed
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self.transport = transport
+        self.step_timeout = step_timeout
+        self._factory = env_factory(env, max_episode_steps=max_episode_steps)
+        check_trainable(self._factory)
+        _check_spaces(self._factory, ppo.policy)
+
+    def run(self) -> dict[str, Any]:
+        """Train; a progress bar shows steps and mean return.
+
+        Returns:
+            A summary: status, timesteps, episodes, mean_return (last 100 episodes), steps_per_second, ...
+
+        Raises:
+            WorkerError: a worker died, hung or reported a failed env.
+        """
+        folder = None if self.run_folder is None else RunFolder(self.run_folder)
+        with reproducible(self.ppo.torch_threads, self.ppo.policy.device), stop_on_signals():
+            with make_pool(
+                self._factory, self.num_envs, self.num_workers, self.transport, self.step_timeout
+            ) as pool:
+                trainer = Trainer(
+                    pool,
+                    self.ppo.learner,
+                    batch_size=self.ppo.batch_size,
+                    total_timesteps=self.steps,
+                    seed=self.seed,
+                )
+                return record(trainer, self.steps, folder, self._factory.name)
+
+
+class EnvVectorizer:
+    """N copies of an env in worker processes, for a loop of one's own: every env plays one episode.
+
+    Args:
+        env: an env, id, spec, class or factory; see `workers.envs.env_factory`.
+        num_envs: N.
+        num_workers: processes; None takes one per usable core, 0 none.
+        seed: of the episodes.
+        max_episode_steps: cut episodes after so many steps.
+        step_timeout: seconds a worker may take for one command.
+
+    Attributes:
+        envs_active: bool[N], set by the loop. The name is historical: True means that this env has
+            *finished* its episode.
+    """
+
+    def __init__(
+        self,
+        env: EnvLike,
+        num_envs: int,
+        *,
+        num_workers: int | None = None,
+        seed: int = 0,
+        max_episode_steps: int | None = None,
+        step_timeout: float = 60.0,
+    ) -> None:
+        factory = env_factory(env, max_episode_steps=max_episode_steps)
+        self.num_envs = num_envs
+        self.seed = seed
+        self.observation_space = factory.observation_space
+        self.action_space = factory.action_space
+        self._episode = -1
+        self.envs_active = np.ones(num_envs, np.bool_)
+        self._pool = make_pool(factory, num_envs, num_workers, step_timeout=step_timeout)
+
+    def reset(self) -> tuple[Array, dict[str, Any]]:
+        """Start the next episode of every env.
+
+        Returns:
+            Observations [N, *O], and an empty dict.
+        """
+        self._episode += 1
+        self.envs_active = np.zeros(self.num_envs, np.bool_)
+        seeds = [episode_seed(self.seed, env, self._episode) for env in range(self.num_envs)]
+        self._pool.reset(np.arange(self.num_envs), seeds)
+        return self._receive().obs, {}
+
+    def step(self, actions: Array | torch.Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One step of the envs that have not finished.
+
+        Args:
+            actions: [G, *A], one row for each env whose `envs_active` is False, in env order.
+
+        Returns:
+            Next observations [G, *O] (final ones where an episode ended), rewards f32[G], terminated
+            bool[G], truncated bool[G], and an empty dict.
+
+        Raises:
+            ValueError: the number of rows is not that of the envs that still play.
+        """
+        playing = np.flatnonzero(~np.asarray(self.envs_active, np.bool_))
+        rows = np.asarray(actions)
+        if len(playing) == 0:
+            raise ValueError("every env has finished its episode: call reset()")
+        if len(rows) != len(playing):
+            raise ValueError(f"step got {len(rows)} actions, but {len(playing)} envs are still playing")
+        self._pool.send(playing, rows)
+        batch = self._receive()
+        return batch.obs, batch.reward, batch.terminated, batch.truncated, {}
+
+    def _receive(self) -> Any:
+        try:
+            return self._pool.recv()
+        except WorkerError:
+            self.close()  # a loop of one's own may have no `with`
+            raise
+
+    def close(self) -> None:
+        """End all workers. Idempotent; also done at the exit of the program."""
+        self._pool.close()
+
+    def __enter__(self) -> EnvVectorizer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _like(rows: Array) -> gym.spaces.Box:
+    """A space with the shape and dtype of rows; its bounds mean nothing."""
+    return gym.spaces.Box(0, 1, rows.shape[1:], rows.dtype.type)
+
+
+def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
+    """Several rollouts as one; episodes stay whole, so their order does not matter."""
+
+    def joined(name: str) -> Array:
+        return np.concatenate([getattr(rollout, name) for rollout in rollouts])
+
+    names = ("env_ids", "obs", "actions", "rewards", "ends", "terminated", "final_obs")
+    extra = {name: np.concatenate([r.extra[name] for r in rollouts]) for name in rollouts[0].extra}
+    return Rollout(**{name: joined(name) for name in names}, extra=extra)
+
+
+def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
+    """Whether a PPO that was built of bare numbers fits an env."""
+    observation, action, mine = factory.observation_space, factory.action_space, policy.action_space
+    if not isinstance(observation, gym.spaces.Box) or observation.shape != policy.observation_space.shape:
+        raise ConfigError(
+            f"observ_dim={policy.observation_space.shape[0]} does not fit {factory.name}: "
+            f"its observation space is {observation}"
+        )
+    if isinstance(mine, gym.spaces.Discrete):
+        if not isinstance(action, gym.spaces.Discrete) or action.n != mine.n:
+            raise ConfigError(
+                f"is_continuous=False, action_dim={mine.n} does not fit {factory.name}: "
+                f"its action space is {action}"
+            )
+        if action.start != 0:
+            raise EnvError(f"{factory.name}: Discrete actions must start at 0, these start at {action.start}")
+        return
+    if not isinstance(action, gym.spaces.Box) or action.shape != mine.shape:
+        raise ConfigError(
+            f"is_continuous=True, action_dim={mine.shape[0] if mine.shape else 0} does not fit "
+            f"{factory.name}: its action space is {action}"
+        )
+    limit = min(float(np.abs(action.low).min()), float(np.abs(action.high).min()))
+    scaling = float(np.max(mine.high)) if isinstance(mine, gym.spaces.Box) else 0.0
+    if scaling > limit * (1.0 + 1e-6):
+        raise ConfigError(f"action_scaling={scaling:g} exceeds the bounds of {factory.name}: {action}")
