@@ -122,8 +122,9 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(self.num_outputs))
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         self._bounded = np.isfinite(low) & np.isfinite(high) & (low < high)
-        self._centre = np.where(self._bounded, (low + high) / 2.0, 0.0)
-        self._half_width = np.where(self._bounded, (high - low) / 2.0, 1.0)
+        low, high = np.where(self._bounded, low, -1.0), np.where(self._bounded, high, 1.0)  # no inf - inf
+        self._centre = low / 2.0 + high / 2.0
+        self._half_width = high / 2.0 - low / 2.0
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         return rng.standard_normal((rows, self.num_outputs), dtype=np.float32)

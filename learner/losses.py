@@ -60,7 +60,7 @@ def normalize(advantages: Tensor) -> Tensor:
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(R - V) / Var(R): 1 is perfect, 0 as good as a constant; NaN if returns do not vary."""
-    variance = returns.var()
+    variance = returns.var(correction=0)  # defined for a single return, too
     if variance == 0:
         return float("nan")
-    return float(1.0 - (returns - values).var() / variance)
+    return float(1.0 - (returns - values).var(correction=0) / variance)

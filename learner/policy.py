@@ -67,6 +67,23 @@ class ActorCritic(nn.Module):
         """
         return self.head.sample(self._actor_outputs(obs), noise)
 
+    @torch.inference_mode()
+    def act_and_judge(self, obs: Array, noise: Array) -> tuple[Array, Array, Array]:
+        """Sample actions as `act` does, with what a loop of one's own has to remember of them.
+
+        Args:
+            obs: [G, *O].
+            noise: f32[G, K].
+
+        Returns:
+            Actions [G, *A], V(obs) f32[G] and the log-probabilities of the actions f32[G].
+        """
+        rows = torch.as_tensor(obs, device=self.device)
+        outputs = self.actor(rows)
+        actions = self.head.sample(outputs.cpu().numpy(), noise)
+        log_probs = self.head.log_prob(outputs, torch.as_tensor(actions, device=self.device))
+        return actions, self.values(rows).cpu().numpy(), log_probs.cpu().numpy()
+
     def act_greedily(self, obs: Array) -> Array:
         """The most likely actions [G, *A] for obs [G, *O]."""
         return self.head.mode(self._actor_outputs(obs))

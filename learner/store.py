@@ -91,8 +91,7 @@ class Store:
         Raises:
             ValueError: an env's step is still open, or an env id is out of bounds.
         """
-        if len(env_ids) and (env_ids.min() < 0 or env_ids.max() >= self.num_envs):
-            raise ValueError(f"env ids must lie in 0..{self.num_envs - 1}, got {env_ids}")
+        self._check_bounds(env_ids)
         if (self._open[env_ids] >= 0).any():
             raise ValueError(f"decide: steps of envs {env_ids[self._open[env_ids] >= 0]} are still open")
         start, stop = self._size, self._size + len(env_ids)
@@ -119,8 +118,9 @@ class Store:
             ended: bool[G], the episode is over for whatever reason.
 
         Raises:
-            ValueError: an env has no open step.
+            ValueError: an env has no open step, or an env id is out of bounds.
         """
+        self._check_bounds(env_ids)
         rows = self._open[env_ids]
         if (rows < 0).any():
             raise ValueError(f"observe: envs {env_ids[rows < 0]} have no open step")
@@ -135,8 +135,11 @@ class Store:
     def cut(self) -> None:
         """End every episode that is not over, as truncated after its last step.
 
-        What followed that step is not known, so the observation of the step itself stands in for it.
+        What followed that step is not known, so the observation of the step itself stands in for it. A step
+        that is still open is closed with the reward 0.
         """
+        self._columns["reward"][self._open[self._open >= 0]] = 0.0
+        self._open[:] = -1
         env_ids = self._columns["env_id"][: self._size]
         _, from_the_end = np.unique(env_ids[::-1], return_index=True)
         last = self._size - 1 - from_the_end
@@ -172,6 +175,11 @@ class Store:
             final_obs=np.concatenate(self._final_obs)[position],
             extra={name: columns[name][order] for name in self._extra},
         )
+
+    def _check_bounds(self, env_ids: Ids) -> None:
+        # NumPy would take -1 for the last env.
+        if len(env_ids) and (env_ids.min() < 0 or env_ids.max() >= self.num_envs):
+            raise ValueError(f"env ids must lie in 0..{self.num_envs - 1}, got {env_ids}")
 
     def _reserve(self, size: int) -> None:
         """Grow by doubling, so that appending costs O(1) on average."""

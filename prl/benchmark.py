@@ -361,7 +361,7 @@ def format_table(result: Mapping[str, Any]) -> str:
         f"{result['env_id']}, {result['num_envs']} envs, {result['num_workers']} workers, "
         f"{result['cores']} cores; median of {result['repeats']} x {result['seconds']:g} s",
         "",
-        f"{'':26}{'steps/s':>10}{'min .. max':>22}{'x async':>9}{'of limit':>10}",
+        f"{'':26}{'steps/s':>11}{'min .. max':>26}{'x async':>9}{'of limit':>10}",
     ]
     labels = {name: contender.label for name, contender in CONTENDERS.items()}
     labels["limit"] = f"limit: {result['cores']} x the loop"
@@ -377,7 +377,7 @@ def _numbers(row: Mapping[str, Any]) -> str:
     ratio, fraction = row["ratio_to_async"], row["fraction_of_limit"]
     spread = f"{min(row['all']):,.0f} .. {max(row['all']):,.0f}"
     return (
-        f"{row['steps_per_second']:>10,.0f}{spread:>22}"
+        f"{row['steps_per_second']:>11,.0f}{spread:>26}"
         f"{'-' if ratio is None else f'{ratio:.1f}':>9}"
         f"{'-' if fraction is None else f'{fraction:.0%}':>10}"
     )

@@ -47,7 +47,7 @@ class PlotConfig:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise ConfigError("give at least one run folder")
+            raise ConfigError("runs needs at least one run folder, e.g. --runs runs/cartpole")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _draw_env(axes: Any, name: str, runs: Sequence[Curve], color: str) -> None:
 def plot_main(argv: Sequence[str] | None = None) -> int:
     """`scripts/plot.py`. Returns the exit code: 2, after one line, if the picture cannot be drawn."""
     try:
-        plot(parse(PlotConfig, sys.argv[1:] if argv is None else argv, prog="plot.py", positional="runs"))
+        plot(parse(PlotConfig, sys.argv[1:] if argv is None else argv, prog="plot.py"))
     except ConfigError as error:
         sys.stderr.write(f"plot.py: {error}\n")
         return 2

@@ -200,12 +200,12 @@ class PPO:
             actions (log-densities of the env's actions if they are continuous), f32[G].
         """
         obs = np.asarray(states, np.float32)
-        policy = self.policy
-        actions = policy.act(obs, policy.head.draw_noise(self._noise_rng, len(obs)))
-        tensors = torch.as_tensor(obs, device=policy.device), torch.as_tensor(actions, device=policy.device)
-        log_probs, values = policy.behaviour(*tensors)
-        log_probs = log_probs - policy.head.log_det(tensors[1])
-        return policy.head.to_env(actions), values.cpu().numpy(), log_probs.cpu().numpy()
+        head = self.policy.head
+        actions, values, log_probs = self.policy.act_and_judge(
+            obs, head.draw_noise(self._noise_rng, len(obs))
+        )
+        log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
+        return head.to_env(actions), values, log_probs
 
     def learn(self) -> dict[str, float]:
         """One PPO update from all episodes in `memory`, whatever their number; empties it.

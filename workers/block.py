@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from workers.envs import AnyEnv, EnvFactory
-from workers.errors import EnvFailure
+from workers.errors import USER_ERRORS, EnvFailure
 from workers.protocol import TERMINATED, TRUNCATED
 from workers.slab import Array, Slab
 
@@ -41,19 +41,23 @@ class EnvBlock:
         self._check_finite = np.issubdtype(self._dtype, np.floating)
         self._discrete = isinstance(factory.action_space, gym.spaces.Discrete)
         self._envs: list[AnyEnv] = []
-        for row in range(len(slab)):
-            self._envs.append(self._build(factory, row))
+        try:
+            for row in range(len(slab)):
+                self._build(factory, row)
+        except BaseException:
+            self.close()  # nobody else knows the envs that were built before
+            raise
 
-    def _build(self, factory: EnvFactory, row: int) -> AnyEnv:
+    def _build(self, factory: EnvFactory, row: int) -> None:
         try:
             env = factory.build()
-        except Exception as error:  # the env's constructor is the user's code
+        except USER_ERRORS as error:  # the env's constructor is the user's code
             self._fail(row, f"its constructor raised {_describe(error)}", error)
+        self._envs.append(env)
         for kind in ("observation_space", "action_space"):
             expected, found = getattr(factory, kind), getattr(env, kind)
             if found != expected:
                 self._fail(row, f"its {kind} is {found}, but the first env has {expected}")
-        return env
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Start an episode in each row; writes the first observations."""
@@ -63,7 +67,7 @@ class EnvBlock:
             self._steps[row] = 0
             try:
                 obs, _ = self._envs[row].reset(seed=seed)
-            except Exception as error:  # the env is the user's code
+            except USER_ERRORS as error:  # the env is the user's code
                 self._fail(row, f"reset(seed={seed}) raised {_describe(error)}", error)
             self._write_obs(row, obs)
             slab.reward[row] = 0.0
@@ -79,11 +83,12 @@ class EnvBlock:
             self._steps[row] += 1
             try:
                 obs, reward, terminated, truncated, _ = self._envs[row].step(action)
-            except Exception as error:  # the env is the user's code
+                flags = (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+            except USER_ERRORS as error:  # the env is the user's code
                 self._fail(row, f"step({action!r}) raised {_describe(error)}", error)
             self._write_obs(row, obs)
             slab.reward[row] = self._checked_reward(row, reward)
-            slab.flags[row] = (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+            slab.flags[row] = flags
         self._require_finite(rows)
 
     def close(self) -> None:
@@ -91,7 +96,7 @@ class EnvBlock:
         for env in self._envs:
             try:
                 env.close()
-            except Exception:  # the process or the run ends here anyway
+            except USER_ERRORS:  # the process or the run ends here anyway
                 pass
         self._envs.clear()
 

@@ -125,7 +125,13 @@ class Channel:
                 raise TimeoutError(f"the peer did not read a frame within {timeout:g} s")
             if while_blocked is not None:
                 while_blocked()
-            select.select([], [self._fd], [], min(deadline - now, 0.05))
+            self._wait_writable(min(deadline - now, 0.05), or_readable=while_blocked is not None)
+
+    def _wait_writable(self, timeout: float, or_readable: bool) -> None:
+        # Not `select.select`: it does not take descriptors from 1024 on.
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT | (select.POLLIN if or_readable else 0))
+        poller.poll(timeout * 1000.0)
 
     def close(self) -> None:
         self._connection.close()

@@ -15,6 +15,7 @@ import numpy as np
 from workers.block import EnvBlock
 from workers.channel import Channel
 from workers.envs import EnvFactory
+from workers.errors import EnvFailure
 from workers.protocol import ROW_DTYPE, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.slab import SlabLayout
 
@@ -78,7 +79,7 @@ class _Server:
             seeds = np.frombuffer(payload, SEED_DTYPE, offset=rows.nbytes)
             self.block.reset(rows.tolist(), seeds.tolist())
         else:
-            per_row = ROW_DTYPE().itemsize + sum(array.strides[0] for array in self._command_arrays)
+            per_row = ROW_DTYPE().itemsize + sum(array[0].nbytes for array in self._command_arrays)
             rows = np.frombuffer(payload, ROW_DTYPE, len(payload) // per_row)
             unpack_rows(self._command_arrays, rows, memoryview(payload)[rows.nbytes :])
             self.block.step(rows.tolist())
@@ -87,7 +88,6 @@ class _Server:
 
 def _detach(parent_pid: int | None) -> None:
     """Leave the terminal's signals to the learner, and make sure not to outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()  # Ctrl-C does not reach us, and the learner can kill us together with our own children
     if parent_pid is None or not sys.platform.startswith("linux"):
         return
@@ -99,7 +99,9 @@ def _detach(parent_pid: int | None) -> None:
 
 def _report(channel: Channel, incarnation: int, sequence: int, error: BaseException) -> None:
     """Tell the learner in text: an exception object may not be picklable, text always is."""
-    summary = " ".join(str(error).split()) or type(error).__name__
+    # An EnvFailure says it all; the text of other errors means little without their names ("3", "'x'").
+    lines = [str(error)] if isinstance(error, EnvFailure) else traceback.format_exception_only(error)
+    summary = " ".join("".join(lines).split())
     text = "".join(traceback.format_exception(error))
     payload = f"{summary}\0{text}".encode(errors="replace")
     try:

@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
-from workers.errors import EnvError
+from workers.errors import USER_ERRORS, EnvError
 
 AnyEnv: TypeAlias = "gym.Env[Any, Any]"
 EnvLike: TypeAlias = "str | EnvSpec | Callable[..., AnyEnv] | AnyEnv"
@@ -90,7 +90,7 @@ def _describe(name: str, build: Callable[[], AnyEnv]) -> EnvFactory:
         trial = build()
     except gym.error.DependencyNotInstalled as error:
         raise EnvError(f"{name} needs a package that is not installed: {_one_line(error)}") from error
-    except Exception as error:  # the env's constructor is the user's code
+    except USER_ERRORS as error:  # the env's constructor is the user's code
         raise EnvError(
             f"the constructor of {name} raised {type(error).__name__}: {_one_line(error)}",
             traceback="".join(traceback.format_exception(error)),
@@ -127,6 +127,8 @@ def _unpicklable_part(value: object) -> str:
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     """What a value drags along when it is pickled: attributes, closure and global variables."""
     ours = isinstance(value, _FromSpec | _FromCallable | _WithTimeLimit)
+    if isinstance(value, dict):  # keyword arguments
+        yield from ((str(label), part) for label, part in value.items())
     for label, part in getattr(value, "__dict__", {}).items():
         yield "" if ours else label, part
     code = getattr(value, "__code__", None)
@@ -222,11 +224,16 @@ def _rebuild(env: AnyEnv) -> tuple[Callable[[], AnyEnv], str]:
     """A builder of copies of an existing env: from its spec if that gives the same env, else by pickle."""
     spec = _spec_of(env)
     name = type(env.unwrapped).__name__ if spec is None else spec.id
-    if spec is not None:
+    if spec is not None and not _has_wrapper_of_main(spec):
         build = _FromSpec(_portable(spec), {}, None)
         if _same_kind(build, env):
             return build, name
     return _FromPickle(_dumps(name, env)), name
+
+
+def _has_wrapper_of_main(spec: EnvSpec) -> bool:
+    """A spec names its wrappers by module and class; a child has another `__main__` (see `_portable`)."""
+    return any(wrapper.entry_point.startswith("__main__:") for wrapper in spec.additional_wrappers)
 
 
 def _spec_of(env: AnyEnv) -> EnvSpec | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
+USER_ERRORS = (Exception, SystemExit)
+"""What an env may raise. `sys.exit()` in an env is a failure of the env, not an order to the learner."""
+
 
 class EnvError(ValueError):
     """The environment that was asked for cannot be used: unknown id, missing extra, no time limit, ...

@@ -11,6 +11,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext, SpawnProcess
 from typing import Any
 
@@ -54,15 +55,16 @@ class WorkerLink:
         self._channel = Channel(ours)
         self._process: SpawnProcess = context.Process(  # type: ignore[attr-defined]
             target=bootstrap.run,
-            args=(theirs, *args, self.incarnation, os.getpid() if in_main_thread else None),
+            args=(theirs, bootstrap.Late((*args, self.incarnation, os.getpid() if in_main_thread else None))),
             name=f"prl-worker-{index}",
         )
         try:
-            with _without_main_module():
+            with _without_main_module(), _interrupts_blocked():
                 self._process.start()
         finally:
             # Our copy of the child's end must go, or the child's death would not close the pipe.
             theirs.close()
+        self._group = self._process.pid
         self._pending.append((0, Kind.READY))
 
     @property
@@ -87,6 +89,8 @@ class WorkerLink:
         except TimeoutError:
             raise self.timed_out(timeout) from None
         except ConnectionError:
+            # What it wrote before it died comes first: it may have reported why.
+            self.on_readable(self._channel.fileno())
             raise self.death() from None
         self._pending.append((self._sequence, kind))
 
@@ -104,7 +108,7 @@ class WorkerLink:
             while (frame := self._channel.next_frame()) is not None:
                 self._accept(frame)
         except ProtocolError as error:
-            raise self._error(WorkerDied, f"sent bytes that make no sense: {error}") from error
+            raise self.nonsense(error) from error
         # What it wrote before it died has been read by now: a report of its own comes first.
         if self._channel.closed_by_peer or fd == self._process.sentinel:
             raise self.death()
@@ -130,9 +134,15 @@ class WorkerLink:
         """The answer to the oldest command; the caller knows that there is one."""
         return self._answers.popleft()
 
+    def nonsense(self, error: ProtocolError) -> WorkerError:
+        """The error of a worker that sent what is no answer."""
+        return self._error(WorkerDied, f"sent bytes that make no sense: {error}")
+
     def death(self) -> WorkerError:
         """The error that describes a worker that has ended or is about to."""
-        self._process.join(1.0)
+        if wait([self._process.sentinel], 1.0):
+            self._kill_group()
+            self._process.join(1.0)
         how = describe_exit(self._process.exitcode)
         return self._error(WorkerDied, f"died with {how} during {self._last_command!r}")
 
@@ -160,19 +170,26 @@ class WorkerLink:
 
     def join(self, deadline: float) -> None:
         """Second pass of a shutdown: wait until `deadline` (monotonic), then kill and free everything."""
-        self._process.join(max(0.0, deadline - time.monotonic()))
+        wait([self._process.sentinel], max(0.0, deadline - time.monotonic()))
         self.kill()
         self._channel.close()
         self._process.close()
 
     def kill(self) -> None:
         """SIGKILL to the worker and to the processes that its envs have started."""
-        pid = self._process.pid
-        if pid is not None and self._process.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            self._process.kill()  # a worker that is still starting leads no group yet
+        self._kill_group()
+        self._process.kill()  # a worker that is still starting leads no group yet
         self._process.join(5.0)
+
+    def _kill_group(self) -> None:
+        """Kill the worker's process group, even if the worker itself has ended: its children may live.
+
+        Once, and before the worker's exit code is collected: from then on its id can be given to others.
+        """
+        group, self._group = self._group, None
+        if group is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -189,3 +206,13 @@ def _without_main_module() -> Iterator[None]:
             yield
         finally:
             sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back: a child inherits the mask, and would else be interrupted before it can ignore it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from workers.channel import wait_readable
 from workers.envs import EnvFactory
+from workers.errors import ProtocolError
 from workers.link import WorkerLink
 from workers.protocol import (
     ROW_DTYPE,
@@ -166,7 +167,10 @@ class ProcessPool:
         )
         self._tickets.popleft()
         for part in ticket.parts:
-            unpack_rows(self._answer_arrays, part.env_ids, part.link.take_answer().payload)
+            try:
+                unpack_rows(self._answer_arrays, part.env_ids, part.link.take_answer().payload)
+            except ProtocolError as error:
+                raise part.link.nonsense(error) from error
         return read_batch(self._slab, ticket.env_ids)
 
     def _await_answers(self, links: Sequence[WorkerLink], timeout: float) -> None:

@@ -150,7 +150,7 @@ def unpack_rows(arrays: Sequence[Array], rows: Array, payload: bytes | memoryvie
     """
     offset = 0
     for array in arrays:
-        end = offset + len(rows) * array.strides[0]  # all arrays are C-contiguous
+        end = offset + len(rows) * array[0].nbytes
         if end > len(payload):
             raise ProtocolError(f"payload of {len(payload)} bytes is too short for {len(rows)} rows")
         array[rows] = np.frombuffer(payload[offset:end], array.dtype).reshape(len(rows), *array.shape[1:])

@@ -1,0 +1,42 @@
+import ctypes
+import gc
+import multiprocessing
+import os
+import threading
+from multiprocessing import resource_tracker
+
+import pytest
+from helpers import children
+
+
+@pytest.fixture(scope="session")
+def _lasting_resources():
+    """What multiprocessing makes once and keeps for the life of the process is no leak."""
+    resource_tracker.ensure_running()
+    # One arena of its heap, large enough for every slab of the tests: it is kept and used again.
+    multiprocessing.get_context("spawn").RawArray(ctypes.c_double, 1 << 18)
+
+
+def _holdings():
+    gc.collect()
+    descriptors = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            descriptors[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the descriptor of the listing itself
+            pass
+    return {
+        "processes": children(os.getpid()),
+        "descriptors": set(descriptors.items()),
+        "threads": set(threading.enumerate()),
+    }
+
+
+@pytest.fixture
+def leaves_nothing(_lasting_resources):
+    """Fails a test that leaves a child process (zombies count), a descriptor or a thread behind."""
+    before = _holdings()
+    yield
+    after = _holdings()
+    left = {kind: after[kind] - before[kind] for kind in after if after[kind] - before[kind]}
+    assert not left

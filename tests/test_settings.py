@@ -1,0 +1,80 @@
+"""Wrong hyper-parameters: one line that names the field, the value and what is allowed."""
+
+import dataclasses
+import math
+
+import pytest
+
+from learner.ppo import PPOConfig
+from learner.settings import ConfigError, check
+
+POSITIVE = "a positive number"
+SHARE = "between 0 and 1"
+COUNT = "at least 1"
+NOT_NEGATIVE = "0 or a positive number"
+
+# field -> what is allowed, values outside, values at the edge inside
+RULES = {
+    "actor_lr": (POSITIVE, [0.0, -1e-3, math.inf], [1e-9, 10.0]),
+    "critic_lr": (POSITIVE, [0.0, -1e-3, math.inf], [1e-9, 10.0]),
+    "gamma": (SHARE, [-0.01, 1.01, math.inf], [0.0, 0.5, 1.0]),
+    "gae_lambda": (SHARE, [-0.01, 1.01, -math.inf], [0.0, 0.5, 1.0]),
+    "clip_range": (POSITIVE, [0.0, -0.2, math.inf], [1e-3, 2.0]),
+    "clip_range_vf": (POSITIVE, [0.0, -0.2, math.inf], [None, 1e-3, 20.0]),
+    "num_epochs": (COUNT, [0, -1, 0.5, 1.5, math.inf], [1, 1000]),
+    "minibatch_size": (COUNT, [0, -64, 0.5, 64.5, math.inf], [1, 10**9]),
+    "ent_coef": (NOT_NEGATIVE, [-1e-9, math.inf], [0.0, 1.0]),
+    "vf_coef": (NOT_NEGATIVE, [-0.5, math.inf], [0.0, 1.0]),
+    "max_grad_norm": (POSITIVE, [0.0, -0.5, math.inf], [1e-9, 1e9]),
+    "target_kl": (POSITIVE, [0.0, -0.01, math.inf], [None, 1e-9, 1.0]),
+}
+FLAGS = {"anneal_lr", "normalize_advantage"}
+
+
+def test_every_number_has_a_rule():
+    assert {item.name for item in dataclasses.fields(PPOConfig)} == set(RULES) | FLAGS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, v) for field, rule in RULES.items() for v in [*rule[1], math.nan]]
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(field, value):
+    with pytest.raises(ConfigError) as caught:
+        PPOConfig(**{field: value})
+    message = str(caught.value)
+    assert message.startswith(f"{field} must be ")
+    assert RULES[field][0] in message
+    assert message.endswith(f"got {value!r}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, rule in RULES.items() for v in rule[2]])
+def test_a_value_at_the_edge_is_taken(field, value):
+    assert getattr(PPOConfig(**{field: value}), field) == value
+
+
+def test_a_config_cannot_be_changed_unchecked():
+    config = PPOConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 2.0
+    with pytest.raises(ConfigError, match="gamma"):
+        dataclasses.replace(config, gamma=2.0)
+
+
+def test_a_config_error_is_a_value_error():
+    assert issubclass(ConfigError, ValueError)
+
+
+def test_check_names_the_first_wrong_field_and_lets_none_pass():
+    @dataclasses.dataclass
+    class Config:
+        first: int | None
+        second: int
+        third: int
+
+    rules = (("first second", lambda v: v > 0, "positive"), ("third", lambda v: v > 5, "more than 5"))
+    check(Config(None, 1, 6), rules)
+    with pytest.raises(ConfigError, match="^second must be positive, got -1$"):
+        check(Config(1, -1, 0), rules)
+    with pytest.raises(ConfigError, match="^third must be more than 5, got 5$"):
+        check(Config(1, 1, 5), rules)
