@@ -201,9 +201,10 @@ class PPO:
         """
         obs = np.asarray(states, np.float32)
         head = self.policy.head
-        actions, values, log_probs = self.policy.act_and_judge(
-            obs, head.draw_noise(self._noise_rng, len(obs))
-        )
+        noise = head.draw_noise(self._noise_rng, len(obs))
+        # One thread here, too: a second one would fight with the workers for the cores, at every step.
+        with reproducible(self.torch_threads, self.policy.device):
+            actions, values, log_probs = self.policy.act_and_judge(obs, noise)
         log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
         return head.to_env(actions), values, log_probs
 

@@ -144,6 +144,7 @@ class Trainer:
         metrics = {
             "rollout/ep_rew_mean": mean_return,
             "rollout/ep_len_mean": float(np.mean(self._recent_lengths)),
+            "rollout/iteration_rew_mean": float(np.mean(np.concatenate([r.returns for r in rounds]))),
             "rollout/occupancy": steps / capacity,
             "time/iterations": float(self._iteration),
             "time/total_timesteps": float(self._timesteps),

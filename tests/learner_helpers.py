@@ -30,7 +30,7 @@ def identity_critic(policy):
 
 
 def make_rollout(episodes, action_dtype=np.int64):
-    """A rollout of episodes [(env, obs [T, *O], actions [T, *A], rewards [T], terminated, final_obs [*O])]."""
+    """A rollout of episodes (env, obs [T, *O], actions [T, *A], rewards [T], terminated, final_obs [*O])."""
     envs, obs, actions, rewards, terminated, final_obs = zip(*episodes, strict=True)
     ends = [np.arange(len(r)) == len(r) - 1 for r in rewards]
     return Rollout(

@@ -205,7 +205,9 @@ def test_dimensions_without_two_bounds_are_not_squashed():
 def test_bounds_of_any_size_give_no_overflow():
     largest = np.finfo(np.float64).max
     head = action_head(box([-largest], [largest], np.float64))
-    np.testing.assert_array_equal(head.to_env(np.array([[-50.0], [0.0], [50.0]])), [[-largest], [0.0], [largest]])
+    np.testing.assert_array_equal(
+        head.to_env(np.array([[-50.0], [0.0], [50.0]])), [[-largest], [0.0], [largest]]
+    )
 
 
 def test_from_env_inverts_to_env():

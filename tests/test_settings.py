@@ -10,7 +10,7 @@ from learner.settings import ConfigError, check
 
 POSITIVE = "a positive number"
 SHARE = "between 0 and 1"
-COUNT = "at least 1"
+COUNT = "a whole number, at least 1"
 NOT_NEGATIVE = "0 or a positive number"
 
 # field -> what is allowed, values outside, values at the edge inside
@@ -74,7 +74,7 @@ def test_check_names_the_first_wrong_field_and_lets_none_pass():
 
     rules = (("first second", lambda v: v > 0, "positive"), ("third", lambda v: v > 5, "more than 5"))
     check(Config(None, 1, 6), rules)
-    with pytest.raises(ConfigError, match="^second must be positive, got -1$"):
+    with pytest.raises(ConfigError, match=r"^second must be positive, got -1$"):
         check(Config(1, -1, 0), rules)
-    with pytest.raises(ConfigError, match="^third must be more than 5, got 5$"):
+    with pytest.raises(ConfigError, match=r"^third must be more than 5, got 5$"):
         check(Config(1, 1, 5), rules)

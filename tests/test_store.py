@@ -50,7 +50,7 @@ class Player:
 
 
 def check(rollout, lengths, cut_after=()):
-    """Every row is where the lengths say; `cut_after` are (env, episode) whose last observation is its own."""
+    """Every row is where the lengths say; `cut_after` are (env, episode) whose last obs is its own."""
     rows = [(e, k, t) for e, own in enumerate(lengths) for k, n in enumerate(own) for t in range(n)]
     episodes = [(e, k, n) for e, own in enumerate(lengths) for k, n in enumerate(own)]
     np.testing.assert_array_equal(rollout.env_ids, [e for e, _, _ in rows])
