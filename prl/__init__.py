@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prl import utils
+    import prl.utils as utils  # noqa: PLR0402 - "from prl import utils" would look for this very name
     from prl.collect import collect
     from prl.config import ConfigError, TrainConfig
     from prl.quickstart import PPO, AsyncPPO, EnvVectorizer, VecMemory

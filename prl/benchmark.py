@@ -42,6 +42,7 @@ from workers.slab import Array
 
 _SEED = 0
 _ACTION_ROWS = 256  # then the actions start again from the first
+_SEED_ROWS = 64  # likewise
 _WARM_UP = 0.25  # of the measured seconds
 _PACKAGES = ("prl", "torch", "numpy", "gymnasium", "stable_baselines3", "envpool")
 
@@ -126,25 +127,16 @@ def task(config: BenchmarkConfig) -> Task:
 
 
 def pool_steps(pool: EnvPool, actions: Array) -> Steps:
-    """Envs that have ended are reset while the others step: two commands, then two answers."""
-    seeds = [episode_seed(_SEED, env, 0) for env in range(pool.num_envs)]
-    episodes = [0] * pool.num_envs
-    ended = np.ones(pool.num_envs, np.bool_)
+    """Autoreset in the same step, with seeds drawn beforehand like the actions: every row is a step."""
+    everyone = np.arange(pool.num_envs)
+    seeds = np.array([[episode_seed(_SEED, env, k) for env in everyone.tolist()] for k in range(_SEED_ROWS)])
+    episodes = np.zeros(pool.num_envs, np.int64)
+    pool.reset(everyone, seeds[0])
+    pool.recv()
     for row in itertools.cycle(actions):
-        (starting,), (playing,) = ended.nonzero(), (~ended).nonzero()
-        if starting.size:
-            pool.reset(starting, [seeds[env] for env in starting])
-        if playing.size:
-            pool.send(playing, row[playing])
-        for env in starting.tolist():  # the seeds of the episodes after these, while the envs are busy
-            episodes[env] += 1
-            seeds[env] = episode_seed(_SEED, env, episodes[env])
-        if starting.size:
-            pool.recv()
-            ended[starting] = False
-        if playing.size:
-            ended[playing] = pool.recv().ended
-        yield playing.size
+        pool.send(everyone, row, seeds[(episodes + 1) % _SEED_ROWS, everyone])
+        episodes += pool.recv().ended
+        yield pool.num_envs
 
 
 def gymnasium_steps(env: VectorEnv[Any, Any, Any], actions: Array) -> Steps:
@@ -187,13 +179,13 @@ def _pool(task: Task, num_workers: int, transport: Transport = "shared") -> Iter
 
 @contextmanager
 def _sync_vector_env(task: Task) -> Iterator[Steps]:
-    with closing(SyncVectorEnv(task.builders, copy=False)) as env:
+    with closing(SyncVectorEnv(task.builders)) as env:
         yield gymnasium_steps(env, task.actions)
 
 
 @contextmanager
 def _async_vector_env(task: Task) -> Iterator[Steps]:
-    env = AsyncVectorEnv(task.builders, shared_memory=True, copy=False, context=_start_method())
+    env = AsyncVectorEnv(task.builders, context=_start_method())
     with closing(env):
         yield gymnasium_steps(env, task.actions)
 

@@ -13,8 +13,9 @@ from helpers import children
 def _lasting_resources():
     """What multiprocessing makes once and keeps for the life of the process is no leak."""
     resource_tracker.ensure_running()
-    # One arena of its heap, large enough for every slab of the tests: it is kept and used again.
-    multiprocessing.get_context("spawn").RawArray(ctypes.c_double, 1 << 18)
+    # One arena of its heap, large enough for every slab of the tests. It is kept and used again, as long as
+    # it is below the 4 MB from which the heap gives a free arena back.
+    multiprocessing.get_context("spawn").RawArray(ctypes.c_double, (1 << 19) - 4096)
 
 
 def _holdings():

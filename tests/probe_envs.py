@@ -1,6 +1,6 @@
 """Environments so small that the right policy and every value are known numbers. No torch here.
 
-gamma is the learner's; `probe` names the numbers of the list in `test_probes.py`.
+The numbers are those of `test_probes.py`.
 """
 
 import gymnasium as gym

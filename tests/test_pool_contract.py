@@ -70,6 +70,30 @@ def test_whole_episodes_row_by_row(pool):
         assert t > 3  # the longest episode: the loop was worth its name
 
 
+def test_with_next_seeds_an_env_goes_on_with_its_next_episode(pool):
+    """No env leaves the batch: `obs` is the final observation, `next_obs` the first of the next episode."""
+    expected = Expected(N)
+    reset_all(pool, expected)
+    everyone, episode, ends = ids(*range(N)), [0] * N, 0
+    for t in range(40):
+        seeds = [episode_seed(1, env, episode[env] + 1) for env in range(N)]
+        pool.send(everyone, actions_for(everyone, t), seeds)
+        batch = pool.recv()
+        expected.check_step(batch, everyone, actions_for(everyone, t))
+        for env in range(N):
+            if batch.ended[env]:
+                episode[env], ends = episode[env] + 1, ends + 1
+                expected.seeds[env], expected.actions[env] = seeds[env], []
+            np.testing.assert_array_equal(batch.next_obs[env], expected.obs(env))
+    assert ends > 2 * N
+
+
+def test_without_next_seeds_there_is_no_next_observation(pool):
+    expected = Expected(N)
+    reset_all(pool, expected)
+    assert step(pool, expected, ids(*range(N)), 0).next_obs is None
+
+
 def test_envs_that_get_no_command_stay_where_they_are(pool):
     expected = Expected(N)
     reset_all(pool, expected)

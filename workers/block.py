@@ -61,21 +61,20 @@ class EnvBlock:
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Start an episode in each row; writes the first observations."""
-        slab = self._slab
         for row, seed in zip(rows, seeds, strict=True):
-            self._episode[row] += 1
-            self._steps[row] = 0
-            try:
-                obs, _ = self._envs[row].reset(seed=seed)
-            except USER_ERRORS as error:  # the env is the user's code
-                self._fail(row, f"reset(seed={seed}) raised {_describe(error)}", error)
-            self._write_obs(row, obs)
-            slab.reward[row] = 0.0
-            slab.flags[row] = 0
-        self._require_finite(rows)
+            self._slab.reward[row] = 0.0
+            self._slab.flags[row] = 0
+            self._start_episode(row, seed, self._slab.obs)
+        self._require_finite(rows, self._slab.obs)
 
-    def step(self, rows: Sequence[int]) -> None:
-        """Take one step in each row with the action that lies there; writes what came of it."""
+    def step(self, rows: Sequence[int], next_seeds: Sequence[int] | None = None) -> None:
+        """Take one step in each row with the action that lies there; writes what came of it.
+
+        Args:
+            rows: of the envs that step.
+            next_seeds: as many seeds; where an episode ends, the next one starts with its seed. None starts
+                nothing.
+        """
         slab = self._slab
         # Plain ints for Discrete: every env takes them, and fewer take NumPy scalars.
         actions: Any = slab.action[rows].tolist() if self._discrete else slab.action[rows]
@@ -86,10 +85,24 @@ class EnvBlock:
                 flags = (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
             except USER_ERRORS as error:  # the env is the user's code
                 self._fail(row, f"step({action!r}) raised {_describe(error)}", error)
-            self._write_obs(row, obs)
+            self._write_obs(row, obs, slab.obs)
             slab.reward[row] = self._checked_reward(row, reward)
             slab.flags[row] = flags
-        self._require_finite(rows)
+        self._require_finite(rows, slab.obs)
+        if next_seeds is not None and slab.flags[rows].any():
+            ended = [(row, seed) for row, seed in zip(rows, next_seeds, strict=True) if slab.flags[row]]
+            for row, seed in ended:
+                self._start_episode(row, seed, slab.next_obs)
+            self._require_finite([row for row, _ in ended], slab.next_obs)
+
+    def _start_episode(self, row: int, seed: int, target: Array) -> None:
+        self._episode[row] += 1
+        self._steps[row] = 0
+        try:
+            obs, _ = self._envs[row].reset(seed=seed)
+        except USER_ERRORS as error:  # the env is the user's code
+            self._fail(row, f"reset(seed={seed}) raised {_describe(error)}", error)
+        self._write_obs(row, obs, target)
 
     def close(self) -> None:
         """Close every env; what an env raises then is of no consequence."""
@@ -100,12 +113,12 @@ class EnvBlock:
                 pass
         self._envs.clear()
 
-    def _write_obs(self, row: int, obs: Any) -> None:
+    def _write_obs(self, row: int, obs: Any, target: Array) -> None:
         if type(obs) is not np.ndarray or obs.dtype != self._dtype:
             obs = self._converted(row, obs)
         if obs.shape != self._shape:
             self._fail(row, f"returned an observation of shape {obs.shape}, its space says {self._shape}")
-        self._slab.obs[row] = obs
+        target[row] = obs
 
     def _converted(self, row: int, obs: Any) -> Array:
         """Lists, scalars and wider floats are taken; whatever could change a value is refused."""
@@ -132,12 +145,12 @@ class EnvBlock:
             self._fail(row, f"returned the reward {value}, which is not a finite float32")
         return value
 
-    def _require_finite(self, rows: Sequence[int]) -> None:
+    def _require_finite(self, rows: Sequence[int], written: Array) -> None:
         # One check for all rows: it costs as much as a check of one.
-        if self._check_finite and not np.isfinite(self._slab.obs[rows]).all():
+        if self._check_finite and not np.isfinite(written[rows]).all():
             for row in rows:
-                if not np.isfinite(self._slab.obs[row]).all():
-                    self._fail(row, f"returned an observation that is not finite: {self._slab.obs[row]}")
+                if not np.isfinite(written[row]).all():
+                    self._fail(row, f"returned an observation that is not finite: {written[row]}")
 
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
         where = f"env {self._first_env + row}"

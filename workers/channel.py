@@ -16,6 +16,7 @@ from workers.errors import ProtocolError
 from workers.protocol import HEADER, MAX_PAYLOAD, Frame, Kind
 
 _CHUNK = 1 << 18
+_KINDS = frozenset(Kind)
 _SPIN = 200e-6  # seconds; a learner that takes longer is in its update, and needs the CPU
 _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0.0))  # macOS has no sched_yield
 
@@ -75,7 +76,7 @@ class Channel:
         if len(self._inbox) < HEADER.size:
             return None
         kind, incarnation, sequence, size = HEADER.unpack_from(self._inbox)
-        if size > MAX_PAYLOAD or not Kind.RESET <= kind <= Kind.ERROR:
+        if size > MAX_PAYLOAD or kind not in _KINDS:
             raise ProtocolError(f"not a frame: kind {kind}, payload of {size} bytes")
         end = HEADER.size + size
         if len(self._inbox) < end:

@@ -17,7 +17,7 @@ from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure
 from workers.protocol import ROW_DTYPE, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
-from workers.slab import SlabLayout
+from workers.slab import Array, SlabLayout
 
 _PR_SET_PDEATHSIG = 1
 _ANSWER_TIMEOUT = 3600.0  # seconds; a learner that is stopped in a debugger may take long to read
@@ -66,24 +66,36 @@ class _Server:
 
     def __init__(self, factory: EnvFactory, layout: SlabLayout, envs: tuple[int, int]) -> None:
         start, stop = envs
-        slab = layout.attach(start, stop)
-        self._command_arrays = layout.command_arrays(slab)
-        self._answer_arrays = layout.answer_arrays(slab)
-        self.block = EnvBlock(factory, start, slab)
+        self._slab = layout.attach(start, stop)
+        self._command_arrays = layout.command_arrays(self._slab)
+        self._answer_arrays = layout.answer_arrays(self._slab)
+        self._restart_arrays = layout.restart_arrays(self._slab)
+        self.block = EnvBlock(factory, start, self._slab)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
-        """Carry out RESET or STEP; the payload of the answer."""
+        """Carry out RESET, STEP or STEP_ON; the payload of the answer."""
+        rows, seeds, rest = self._arguments(kind, payload)
+        listed = rows.tolist()
         if kind is Kind.RESET:
-            count = len(payload) // (ROW_DTYPE().itemsize + SEED_DTYPE().itemsize)
-            rows = np.frombuffer(payload, ROW_DTYPE, count)
-            seeds = np.frombuffer(payload, SEED_DTYPE, offset=rows.nbytes)
-            self.block.reset(rows.tolist(), seeds.tolist())
-        else:
-            per_row = ROW_DTYPE().itemsize + sum(array[0].nbytes for array in self._command_arrays)
-            rows = np.frombuffer(payload, ROW_DTYPE, len(payload) // per_row)
-            unpack_rows(self._command_arrays, rows, memoryview(payload)[rows.nbytes :])
-            self.block.step(rows.tolist())
-        return pack_rows(self._answer_arrays, rows)
+            self.block.reset(listed, seeds)
+            return pack_rows(self._answer_arrays, rows)
+        unpack_rows(self._command_arrays, rows, rest)
+        if kind is Kind.STEP:
+            self.block.step(listed)
+            return pack_rows(self._answer_arrays, rows)
+        self.block.step(listed, seeds)
+        ended = rows[self._slab.flags[rows] != 0]
+        return pack_rows(self._answer_arrays, rows) + pack_rows(self._restart_arrays, ended)
+
+    def _arguments(self, kind: Kind, payload: bytes) -> tuple[Array, list[int], memoryview]:
+        """Rows i32[G], seeds (as many, or none), and the bytes of the actions."""
+        seed_bytes = 0 if kind is Kind.STEP else SEED_DTYPE().itemsize
+        arrays = () if kind is Kind.RESET else self._command_arrays
+        per_row = ROW_DTYPE().itemsize + seed_bytes + sum(array[0].nbytes for array in arrays)
+        count = len(payload) // per_row
+        rows = np.frombuffer(payload, ROW_DTYPE, count)
+        seeds = np.frombuffer(payload, SEED_DTYPE, count if seed_bytes else 0, rows.nbytes)
+        return rows, seeds.tolist(), memoryview(payload)[rows.nbytes + seeds.nbytes :]
 
 
 def _detach(parent_pid: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from workers.block import EnvBlock
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
-from workers.protocol import StepBatch, read_batch
+from workers.protocol import SEED_DTYPE, Seeds, StepBatch, read_batch
 from workers.slab import Array, SlabLayout
 
 
@@ -22,6 +22,7 @@ class _Command:
     name: str
     env_ids: npt.NDArray[np.int64]
     run: Callable[[], None]
+    restarts: bool = False
 
 
 class InlinePool:
@@ -50,16 +51,18 @@ class InlinePool:
         except EnvFailure as error:
             raise self._failure("start", error) from error
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
-        rows = env_ids.tolist()
-        self._commands.append(_Command("reset", env_ids, lambda: self._block.reset(rows, seeds)))
+        rows, listed = env_ids.tolist(), np.asarray(seeds, SEED_DTYPE).tolist()
+        self._commands.append(_Command("reset", env_ids, lambda: self._block.reset(rows, listed)))
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array) -> None:
+    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
         self._slab.action[env_ids] = actions
         rows = env_ids.tolist()
-        self._commands.append(_Command("step", env_ids, lambda: self._block.step(rows)))
+        seeds = None if next_seeds is None else np.asarray(next_seeds, SEED_DTYPE).tolist()
+        step = _Command("step", env_ids, lambda: self._block.step(rows, seeds), seeds is not None)
+        self._commands.append(step)
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """See `EnvPool.recv`. Nothing can interrupt an env in one's own process: `timeout` is not used."""
@@ -70,7 +73,7 @@ class InlinePool:
             command.run()
         except EnvFailure as error:
             raise self._failure(command.name, error) from error
-        return read_batch(self._slab, command.env_ids)
+        return read_batch(self._slab, command.env_ids, command.restarts)
 
     def _failure(self, command: str, error: EnvFailure) -> WorkerEnvFailed:
         return WorkerEnvFailed(

@@ -27,6 +27,7 @@ from workers.errors import (
 )
 from workers.protocol import Frame, Kind
 
+_COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_ON: "step"}
 _main_lock = threading.Lock()
 
 
@@ -82,7 +83,7 @@ class WorkerLink:
             WorkerError: the worker is dead, or does not read within `timeout` seconds.
         """
         self._sequence += 1
-        self._last_command = kind.name.lower()
+        self._last_command = _COMMAND_NAMES[kind]
         frame = Frame(kind, self.incarnation, self._sequence, payload)
         try:
             self._channel.send(frame, timeout, while_blocked=self._channel.fill)

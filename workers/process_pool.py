@@ -25,6 +25,7 @@ from workers.protocol import (
     ROW_DTYPE,
     SEED_DTYPE,
     Kind,
+    Seeds,
     StepBatch,
     pack_rows,
     read_batch,
@@ -52,6 +53,7 @@ class _Ticket:
 
     env_ids: npt.NDArray[np.int64]
     parts: list[_Part]
+    restarts: bool
 
 
 class ProcessPool:
@@ -97,6 +99,7 @@ class ProcessPool:
         self._slab = self._layout.attach()
         self._command_arrays = self._layout.command_arrays(self._slab)
         self._answer_arrays = self._layout.answer_arrays(self._slab)
+        self._restart_arrays = self._layout.restart_arrays(self._slab)
         self._tickets: deque[_Ticket] = deque()
         self._links: list[WorkerLink] = []
         self._starts = np.array([r.start for r in _blocks(num_envs, self.num_workers)], np.int64)
@@ -133,15 +136,23 @@ class ProcessPool:
         """Process ids of the workers, by worker index."""
         return [link.pid for link in self._links]
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
         all_seeds = np.asarray(seeds, SEED_DTYPE)
         self._command(Kind.RESET, env_ids, lambda part: all_seeds[part].tobytes())
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array) -> None:
+    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
         self._slab.action[env_ids] = actions
-        self._command(Kind.STEP, env_ids, lambda part: pack_rows(self._command_arrays, env_ids[part]))
+        if next_seeds is None:
+            self._command(Kind.STEP, env_ids, lambda part: pack_rows(self._command_arrays, env_ids[part]))
+            return
+        seeds = np.asarray(next_seeds, SEED_DTYPE)
+        self._command(
+            Kind.STEP_ON,
+            env_ids,
+            lambda part: seeds[part].tobytes() + pack_rows(self._command_arrays, env_ids[part]),
+        )
 
     def _command(
         self, kind: Kind, env_ids: npt.NDArray[np.int64], arguments: Callable[[slice], bytes]
@@ -155,7 +166,7 @@ class ProcessPool:
                 rows = (ids - link.envs.start).astype(ROW_DTYPE).tobytes()
                 link.command(kind, rows + arguments(slice(start, stop)), self.step_timeout)
                 parts.append(_Part(link, ids))
-        self._tickets.append(_Ticket(env_ids, parts))
+        self._tickets.append(_Ticket(env_ids, parts, restarts=kind is Kind.STEP_ON))
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """See `EnvPool.recv`."""
@@ -168,10 +179,19 @@ class ProcessPool:
         self._tickets.popleft()
         for part in ticket.parts:
             try:
-                unpack_rows(self._answer_arrays, part.env_ids, part.link.take_answer().payload)
+                self._unpack(part.env_ids, part.link.take_answer().payload, ticket.restarts)
             except ProtocolError as error:
                 raise part.link.nonsense(error) from error
-        return read_batch(self._slab, ticket.env_ids)
+        return read_batch(self._slab, ticket.env_ids, ticket.restarts)
+
+    def _unpack(self, env_ids: npt.NDArray[np.int64], payload: bytes, restarts: bool) -> None:
+        if not restarts:
+            unpack_rows(self._answer_arrays, env_ids, payload)
+            return
+        size = len(env_ids) * sum(array[0].nbytes for array in self._answer_arrays)
+        unpack_rows(self._answer_arrays, env_ids, payload[:size])
+        ended = env_ids[self._slab.flags[env_ids] != 0]
+        unpack_rows(self._restart_arrays, ended, payload[size:])
 
     def _await_answers(self, links: Sequence[WorkerLink], timeout: float) -> None:
         """Wait until each of the links has an answer, watching the pipes and the lives of *all* workers."""

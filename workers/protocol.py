@@ -11,7 +11,7 @@ import enum
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +33,20 @@ class Kind(enum.IntEnum):
     """Payload: rows i32[G], seeds i64[G]."""
     STEP = 2
     """Payload: rows i32[G], then the actions if they do not lie in shared memory."""
+    STEP_ON = 7
+    """As STEP, and an env whose episode ends starts the next one. Payload: rows, seeds i64[G], actions."""
     CLOSE = 3
     # worker -> learner
     READY = 4
     """All envs of the worker are constructed."""
     ROWS = 5
-    """Answer to RESET and STEP: flags u8[G], then rewards and observations if not in shared memory."""
+    """Answer: flags u8[G], then, if not in shared memory, rewards and observations, and for STEP_ON the
+    first observations of the envs whose episode has ended."""
     ERROR = 6
     """Payload: the failure in one line, a zero byte, and the traceback, as UTF-8."""
 
+
+Seeds: TypeAlias = "Sequence[int] | npt.NDArray[np.int64]"
 
 TERMINATED = 1
 TRUNCATED = 2
@@ -73,6 +78,8 @@ class StepBatch:
         truncated: bool[G], the episode was cut by a time limit (bootstrap from `obs`).
         lost: bool[G], the episode was closed because its worker failed and it could not be replayed
             (treated as truncated). Always false in pools that do not recover.
+        next_obs: [G, *O], what to act on next, if `send` was given `next_seeds`: `obs`, but the first
+            observation of the next episode where a row ended. May be `obs` itself. Else None.
     """
 
     env_ids: npt.NDArray[np.int64]
@@ -81,6 +88,7 @@ class StepBatch:
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     lost: npt.NDArray[np.bool_]
+    next_obs: Array | None = None
 
     @property
     def ended(self) -> npt.NDArray[np.bool_]:
@@ -100,11 +108,15 @@ class EnvPool(Protocol):
     num_envs: int
     num_workers: int
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
         """Start a new episode in each env, with `reset(seed=...)`."""
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array) -> None:
-        """Take one step in each env. `actions` is [G, *A] and valid for the action space."""
+    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
+        """Take one step in each env. `actions` is [G, *A] and valid for the action space.
+
+        With `next_seeds`, [G], an env whose episode ends in this step is at once reset with its seed, and
+        goes on in the next `send`.
+        """
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """The answer to the oldest open command.
@@ -124,12 +136,23 @@ class EnvPool(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def read_batch(slab: Slab, env_ids: npt.NDArray[np.int64]) -> StepBatch:
-    """The answers that lie in the rows `env_ids` of a slab, copied."""
+def read_batch(slab: Slab, env_ids: npt.NDArray[np.int64], restarts: bool) -> StepBatch:
+    """The answers that lie in the rows `env_ids` of a slab, copied.
+
+    Args:
+        restarts: whether envs whose episode ended have started the next one.
+    """
     flags = slab.flags[env_ids]
+    obs = slab.obs[env_ids]
+    next_obs = obs if restarts else None
+    if restarts and flags.any():
+        ended = np.flatnonzero(flags)
+        next_obs = obs.copy()
+        next_obs[ended] = slab.next_obs[env_ids[ended]]
     return StepBatch(
         env_ids=env_ids,
-        obs=slab.obs[env_ids],
+        obs=obs,
+        next_obs=next_obs,
         reward=slab.reward[env_ids],
         terminated=(flags & TERMINATED) != 0,
         truncated=(flags & TRUNCATED) != 0,

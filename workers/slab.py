@@ -25,6 +25,8 @@ class Slab:
         action: [N, *A] in the dtype of the action space; written by the learner.
         obs: [N, *O] in the dtype of the observation space; written by the env.
         reward: f32[N]; written by the env.
+        next_obs: [N, *O]; the first observation of the next episode, written by an env that has ended one
+            and was told to go on.
         flags: u8[N], bits TERMINATED and TRUNCATED; written by the env. Never shared: it travels in
             the frame, so that a reader always knows which step its rows belong to.
     """
@@ -32,6 +34,7 @@ class Slab:
     action: Array
     obs: Array
     reward: npt.NDArray[np.float32]
+    next_obs: Array
     flags: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -85,7 +88,8 @@ class SlabLayout:
         context: BaseContext | None = None,
     ) -> None:
         self.num_envs = num_envs
-        self.fields = (Field.of(action_space), Field.of(observation_space), Field((), np.dtype(np.float32)))
+        action, obs = Field.of(action_space), Field.of(observation_space)
+        self.fields = (action, obs, Field((), np.dtype(np.float32)), obs)
         self.memory: tuple[Any, ...] | None = None
         if context is not None:
             # ctypes.c_double keeps every array aligned for any dtype.
@@ -108,8 +112,8 @@ class SlabLayout:
                 field.view(memory, self.num_envs)[start:stop]
                 for field, memory in zip(self.fields, self.memory, strict=True)
             ]
-        action, obs, reward = arrays
-        return Slab(action, obs, reward, np.zeros(stop - start, np.uint8))
+        action, obs, reward, next_obs = arrays
+        return Slab(action, obs, reward, next_obs, np.zeros(stop - start, np.uint8))
 
     def command_arrays(self, slab: Slab) -> Sequence[Array]:
         """What a STEP frame carries besides the rows."""
@@ -118,3 +122,7 @@ class SlabLayout:
     def answer_arrays(self, slab: Slab) -> Sequence[Array]:
         """What a ROWS frame carries."""
         return (slab.flags,) if self.shared else (slab.flags, slab.reward, slab.obs)
+
+    def restart_arrays(self, slab: Slab) -> Sequence[Array]:
+        """What a ROWS frame carries besides, for the envs that have started their next episode."""
+        return () if self.shared else (slab.next_obs,)
