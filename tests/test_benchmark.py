@@ -28,7 +28,9 @@ from prl.config import usable_cores
 from workers.errors import EnvError
 
 N = 5
-OWN_ENVS = [name for name in CONTENDERS if name != "envpool"]  # EnvPool has its envs built in
+OWN_ENVS = [
+    name for name in CONTENDERS if name not in ("envpool", "loops")
+]  # built-in envs; loops that nobody waits for
 every_contender = pytest.mark.parametrize("name", OWN_ENVS)
 
 
@@ -251,3 +253,8 @@ def test_a_path_that_cannot_be_written_is_found_out_first(tmp_path):
         benchmark(BenchmarkConfig("KartPole-v1", json=tmp_path))
     with pytest.raises(ConfigError, match="cannot write json"):
         write_json({}, Path(tmp_path))
+
+
+def test_loops_on_every_core_are_ended_with_their_turn(tmp_path, leaves_nothing):
+    with start("loops", config_for(tmp_path)) as steps:
+        assert sum(next(steps) for _ in range(20)) > 0

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from workers.errors import ProtocolError
 from workers.protocol import HEADER, MAX_PAYLOAD, Frame, Kind
 
-_CHUNK = 1 << 18
-_KINDS = frozenset(Kind)
+_CHUNK = 1 << 16  # bytes; from 128 KB on, malloc would map and unmap the buffer at every read
+_KINDS = {int(kind): kind for kind in Kind}
 _SPIN = 200e-6  # seconds; a learner that takes longer is in its update, and needs the CPU
 _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0.0))  # macOS has no sched_yield
 
@@ -76,14 +76,15 @@ class Channel:
         if len(self._inbox) < HEADER.size:
             return None
         kind, incarnation, sequence, size = HEADER.unpack_from(self._inbox)
-        if size > MAX_PAYLOAD or kind not in _KINDS:
+        known = _KINDS.get(kind)
+        if size > MAX_PAYLOAD or known is None:
             raise ProtocolError(f"not a frame: kind {kind}, payload of {size} bytes")
         end = HEADER.size + size
         if len(self._inbox) < end:
             return None
         payload = bytes(self._inbox[HEADER.size : end])
         del self._inbox[:end]
-        return Frame(Kind(kind), incarnation, sequence, payload)
+        return Frame(known, incarnation, sequence, payload)
 
     def wait_frame(self) -> Frame | None:
         """The next frame, waiting as long as the peer lives; None once it has closed the pipe.

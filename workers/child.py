@@ -16,7 +16,7 @@ from workers.block import EnvBlock
 from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure
-from workers.protocol import ROW_DTYPE, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
+from workers.protocol import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.slab import Array, SlabLayout
 
 _PR_SET_PDEATHSIG = 1
@@ -68,6 +68,7 @@ class _Server:
         start, stop = envs
         self._slab = layout.attach(start, stop)
         self._command_arrays = layout.command_arrays(self._slab)
+        self._action_bytes = sum(array[0].nbytes for array in self._command_arrays)
         self._answer_arrays = layout.answer_arrays(self._slab)
         self._restart_arrays = layout.restart_arrays(self._slab)
         self.block = EnvBlock(factory, start, self._slab)
@@ -79,23 +80,23 @@ class _Server:
         if kind is Kind.RESET:
             self.block.reset(listed, seeds)
             return pack_rows(self._answer_arrays, rows)
-        unpack_rows(self._command_arrays, rows, rest)
-        if kind is Kind.STEP:
-            self.block.step(listed)
-            return pack_rows(self._answer_arrays, rows)
-        self.block.step(listed, seeds)
-        ended = rows[self._slab.flags[rows] != 0]
-        return pack_rows(self._answer_arrays, rows) + pack_rows(self._restart_arrays, ended)
+        if self._command_arrays:
+            unpack_rows(self._command_arrays, rows, rest)
+        self.block.step(listed, seeds if kind is Kind.STEP_ON else None)
+        answer = pack_rows(self._answer_arrays, rows)
+        if self._restart_arrays and kind is Kind.STEP_ON:
+            ended = rows[self._slab.flags[rows] != 0]
+            answer += pack_rows(self._restart_arrays, ended)
+        return answer
 
     def _arguments(self, kind: Kind, payload: bytes) -> tuple[Array, list[int], memoryview]:
         """Rows i32[G], seeds (as many, or none), and the bytes of the actions."""
-        seed_bytes = 0 if kind is Kind.STEP else SEED_DTYPE().itemsize
-        arrays = () if kind is Kind.RESET else self._command_arrays
-        per_row = ROW_DTYPE().itemsize + seed_bytes + sum(array[0].nbytes for array in arrays)
-        count = len(payload) // per_row
+        seed_bytes = 0 if kind is Kind.STEP else SEED_BYTES
+        action_bytes = 0 if kind is Kind.RESET else self._action_bytes
+        count = len(payload) // (ROW_BYTES + seed_bytes + action_bytes)
         rows = np.frombuffer(payload, ROW_DTYPE, count)
-        seeds = np.frombuffer(payload, SEED_DTYPE, count if seed_bytes else 0, rows.nbytes)
-        return rows, seeds.tolist(), memoryview(payload)[rows.nbytes + seeds.nbytes :]
+        seeds = np.frombuffer(payload, SEED_DTYPE, count if seed_bytes else 0, count * ROW_BYTES)
+        return rows, seeds.tolist(), memoryview(payload)[count * (ROW_BYTES + seed_bytes) :]
 
 
 def _detach(parent_pid: int | None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
+import os
 import select
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -39,20 +40,20 @@ _SPIN = 1e-3  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds for all workers together, then they are killed
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The share of one command that one worker carries out: its envs, as positions in the batch."""
+class _Share(NamedTuple):
+    """What one worker does of a command: which part of the batch, which envs, and their rows as it counts."""
 
     link: WorkerLink
+    part: slice
     env_ids: npt.NDArray[np.int64]
+    rows: bytes
 
 
-@dataclass(frozen=True)
-class _Ticket:
+class _Ticket(NamedTuple):
     """One unanswered command."""
 
     env_ids: npt.NDArray[np.int64]
-    parts: list[_Part]
+    shares: list[_Share]
     restarts: bool
 
 
@@ -68,6 +69,8 @@ class ProcessPool:
         context: a spawn context, e.g. `torch.multiprocessing.get_context("spawn")`.
         step_timeout: seconds a worker may take to answer one command.
         start_timeout: seconds all workers together may take to import and construct their envs.
+        pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
+            Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
     Raises:
         WorkerError: a worker could not be started; none is left behind.
@@ -83,6 +86,7 @@ class ProcessPool:
         context: BaseContext | None = None,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        pin_workers: bool = True,
     ) -> None:
         if num_envs < 1 or num_workers < 1:
             raise ValueError(f"num_envs and num_workers must be at least 1, got {num_envs} and {num_workers}")
@@ -99,6 +103,7 @@ class ProcessPool:
         self._slab = self._layout.attach()
         self._command_arrays = self._layout.command_arrays(self._slab)
         self._answer_arrays = self._layout.answer_arrays(self._slab)
+        self._answer_bytes = sum(array[0].nbytes for array in self._answer_arrays)
         self._restart_arrays = self._layout.restart_arrays(self._slab)
         self._tickets: deque[_Ticket] = deque()
         self._links: list[WorkerLink] = []
@@ -110,6 +115,8 @@ class ProcessPool:
         atexit.register(self._finalizer)
         try:
             self._start(cloudpickle.dumps(factory), context, start_timeout)
+            if pin_workers:
+                _pin([link.pid for link in self._links])
         except BaseException:
             self.close()
             raise
@@ -125,6 +132,7 @@ class ProcessPool:
         self._await_answers(self._links, timeout)
         for link in self._links:
             link.take_answer()
+        self._everyone = self._split(np.arange(self.num_envs))
 
     @property
     def stale_frames(self) -> int:
@@ -158,15 +166,20 @@ class ProcessPool:
         self, kind: Kind, env_ids: npt.NDArray[np.int64], arguments: Callable[[slice], bytes]
     ) -> None:
         """Give each worker its share: the rows, and the arguments of that slice of the batch."""
+        shares = self._everyone if len(env_ids) == self.num_envs else self._split(env_ids)
+        for share in shares:
+            share.link.command(kind, share.rows + arguments(share.part), self.step_timeout)
+        self._tickets.append(_Ticket(env_ids, shares, restarts=kind is Kind.STEP_ON))
+
+    def _split(self, env_ids: npt.NDArray[np.int64]) -> list[_Share]:
         bounds = [*np.searchsorted(env_ids, self._starts).tolist(), len(env_ids)]
-        parts = []
+        shares = []
         for link, start, stop in zip(self._links, bounds[:-1], bounds[1:], strict=True):
             if start < stop:
                 ids = env_ids[start:stop]
                 rows = (ids - link.envs.start).astype(ROW_DTYPE).tobytes()
-                link.command(kind, rows + arguments(slice(start, stop)), self.step_timeout)
-                parts.append(_Part(link, ids))
-        self._tickets.append(_Ticket(env_ids, parts, restarts=kind is Kind.STEP_ON))
+                shares.append(_Share(link, slice(start, stop), ids, rows))
+        return shares
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """See `EnvPool.recv`."""
@@ -174,21 +187,21 @@ class ProcessPool:
             raise RuntimeError("recv without an open command: call reset or send first")
         ticket = self._tickets[0]
         self._await_answers(
-            [part.link for part in ticket.parts], self.step_timeout if timeout is None else timeout
+            [share.link for share in ticket.shares], self.step_timeout if timeout is None else timeout
         )
         self._tickets.popleft()
-        for part in ticket.parts:
+        for share in ticket.shares:
             try:
-                self._unpack(part.env_ids, part.link.take_answer().payload, ticket.restarts)
+                self._unpack(share.env_ids, share.link.take_answer().payload, ticket.restarts)
             except ProtocolError as error:
-                raise part.link.nonsense(error) from error
+                raise share.link.nonsense(error) from error
         return read_batch(self._slab, ticket.env_ids, ticket.restarts)
 
     def _unpack(self, env_ids: npt.NDArray[np.int64], payload: bytes, restarts: bool) -> None:
-        if not restarts:
+        if not (restarts and self._restart_arrays):
             unpack_rows(self._answer_arrays, env_ids, payload)
             return
-        size = len(env_ids) * sum(array[0].nbytes for array in self._answer_arrays)
+        size = len(env_ids) * self._answer_bytes
         unpack_rows(self._answer_arrays, env_ids, payload[:size])
         ended = env_ids[self._slab.flags[env_ids] != 0]
         unpack_rows(self._restart_arrays, ended, payload[size:])
@@ -222,6 +235,19 @@ def _blocks(num_envs: int, num_workers: int) -> Iterator[range]:
     """Contiguous, as even as can be."""
     for worker in range(num_workers):
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
+
+
+def _pin(pids: Sequence[int | None]) -> None:
+    """Give each process one core, if there are at least as many processes as cores."""
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(pids) < len(cores):
+        return  # the choice of cores is better left to the system: other runs want some, too
+    for index, pid in enumerate(pids):
+        if pid is not None:
+            with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
+                os.sched_setaffinity(pid, {cores[index % len(cores)]})
 
 
 def _shut_down(links: list[WorkerLink]) -> None:

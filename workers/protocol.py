@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -21,8 +20,9 @@ from workers.slab import Array, Slab
 
 HEADER = struct.Struct("<BIII")
 MAX_PAYLOAD = 1 << 30
-ROW_DTYPE = np.int32
-SEED_DTYPE = np.int64
+ROW_DTYPE = np.dtype(np.int32)
+SEED_DTYPE = np.dtype(np.int64)
+ROW_BYTES, SEED_BYTES = ROW_DTYPE.itemsize, SEED_DTYPE.itemsize
 
 
 class Kind(enum.IntEnum):
@@ -50,6 +50,8 @@ Seeds: TypeAlias = "Sequence[int] | npt.NDArray[np.int64]"
 
 TERMINATED = 1
 TRUNCATED = 2
+_IS_TERMINATED = np.array([False, True, False, True])  # by flags
+_IS_TRUNCATED = np.array([False, False, True, True])
 
 
 class Frame(NamedTuple):
@@ -64,8 +66,7 @@ class Frame(NamedTuple):
         return HEADER.pack(self.kind, self.incarnation, self.sequence, len(self.payload)) + self.payload
 
 
-@dataclass(frozen=True)
-class StepBatch:
+class StepBatch(NamedTuple):
     """What G envs answered to one `reset` or `send`, in ascending env order.
 
     After a reset, rewards are 0 and no row has ended.
@@ -142,20 +143,20 @@ def read_batch(slab: Slab, env_ids: npt.NDArray[np.int64], restarts: bool) -> St
     Args:
         restarts: whether envs whose episode ended have started the next one.
     """
-    flags = slab.flags[env_ids]
-    obs = slab.obs[env_ids]
+    # `take` and `nonzero` are several times faster than indexing and `any`; every env waits for this.
+    flags = slab.flags.take(env_ids)
+    obs = slab.obs.take(env_ids, axis=0)
     next_obs = obs if restarts else None
-    if restarts and flags.any():
-        ended = np.flatnonzero(flags)
+    if restarts and len(ended := flags.nonzero()[0]):
         next_obs = obs.copy()
-        next_obs[ended] = slab.next_obs[env_ids[ended]]
+        next_obs[ended] = slab.next_obs.take(env_ids.take(ended), axis=0)
     return StepBatch(
         env_ids=env_ids,
         obs=obs,
         next_obs=next_obs,
-        reward=slab.reward[env_ids],
-        terminated=(flags & TERMINATED) != 0,
-        truncated=(flags & TRUNCATED) != 0,
+        reward=slab.reward.take(env_ids),
+        terminated=_IS_TERMINATED.take(flags),
+        truncated=_IS_TRUNCATED.take(flags),
         lost=np.zeros(len(env_ids), np.bool_),
     )
 
