@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +15,26 @@ Rule = tuple[str, Callable[[Any], bool], str]
 """Field names, separated by spaces; a predicate; what it allows, in words."""
 
 
-def check(config: object, rules: tuple[Rule, ...]) -> None:
-    """Apply the rules to the fields of a config; None is always allowed.
+def check(config: Any, rules: tuple[Rule, ...]) -> None:
+    """Apply the rules to the fields of a config. None is allowed where it is the default.
+
+    Args:
+        config: a dataclass.
+        rules: see `Rule`.
 
     Raises:
         ConfigError: the first field that breaks its rule.
     """
+    optional = {item.name for item in dataclasses.fields(config) if item.default is None}
     for names, allowed, words in rules:
         for name in names.split():
             value = getattr(config, name)
-            if value is not None and not allowed(value):
+            if not (name in optional if value is None else _holds(allowed, value)):
                 raise ConfigError(f"{name} must be {words}, got {value!r}")
+
+
+def _holds(allowed: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return allowed(value)
+    except TypeError:  # another type than the rule speaks of
+        return False

@@ -154,7 +154,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], title: str | None) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GREY)
     axes.tick_params(color=_GREY, labelcolor=_INK)
-    axes.legend(frameon=False, labelcolor=_INK)
+    axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
     if title:
         axes.set_title(title, loc="left", color=_INK, fontweight="bold", pad=12)
     for label in (axes.xaxis.label, axes.yaxis.label):

@@ -65,12 +65,12 @@ def test_a_config_error_is_a_value_error():
     assert issubclass(ConfigError, ValueError)
 
 
-def test_check_names_the_first_wrong_field_and_lets_none_pass():
+def test_check_names_the_first_wrong_field_and_takes_none_only_where_it_is_the_default():
     @dataclasses.dataclass
     class Config:
-        first: int | None
-        second: int
-        third: int
+        first: int | None = None
+        second: int = 1
+        third: int = 6
 
     rules = (("first second", lambda v: v > 0, "positive"), ("third", lambda v: v > 5, "more than 5"))
     check(Config(None, 1, 6), rules)
@@ -78,3 +78,7 @@ def test_check_names_the_first_wrong_field_and_lets_none_pass():
         check(Config(1, -1, 0), rules)
     with pytest.raises(ConfigError, match=r"^third must be more than 5, got 5$"):
         check(Config(1, 1, 5), rules)
+    with pytest.raises(ConfigError, match=r"^second must be positive, got None$"):
+        check(Config(None, None), rules)
+    with pytest.raises(ConfigError, match=r"^second must be positive, got 'x'$"):
+        check(Config(None, "x"), rules)
