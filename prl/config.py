@@ -31,6 +31,7 @@ class TrainConfig(PPOConfig):
         num_groups: step the envs in so many groups; 2 lets the policy act for one while the other steps.
         transport: rows in shared memory, or everything through the pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
+        pin_workers: with at least as many workers as cores, keep each on one core.
         total_timesteps: the run ends with the first update that has seen so many env steps.
         batch_size: an update waits for at least so many steps.
         seed: of everything random in the run.
@@ -65,6 +66,7 @@ class TrainConfig(PPOConfig):
     num_groups: int = 1
     transport: Literal["shared", "pipe"] = "shared"
     step_timeout: float = 60.0
+    pin_workers: bool = True
     total_timesteps: int = 100_000
     batch_size: int = 1024
     seed: int = 0

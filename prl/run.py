@@ -53,7 +53,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
     with reproducible(config.torch_threads, device), stop_on_signals():
         with make_pool(
-            factory, config.num_envs, config.num_workers, config.transport, config.step_timeout
+            factory,
+            config.num_envs,
+            config.num_workers,
+            config.transport,
+            config.step_timeout,
+            config.pin_workers,
         ) as pool:
             trainer = Trainer(
                 pool,
@@ -104,6 +109,7 @@ def make_pool(
     num_workers: int | None,
     transport: Transport = "shared",
     step_timeout: float = 60.0,
+    pin_workers: bool = True,
 ) -> InlinePool | ProcessPool:
     """The pool for a number of workers: None is one per usable core, 0 none at all (inline)."""
     if num_workers is None:
@@ -117,6 +123,7 @@ def make_pool(
         transport=transport,
         context=torch.multiprocessing.get_context("spawn"),
         step_timeout=step_timeout,
+        pin_workers=pin_workers,
     )
 
 

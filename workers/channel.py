@@ -18,23 +18,46 @@ from workers.protocol import HEADER, MAX_PAYLOAD, Frame, Kind
 _CHUNK = 1 << 16  # bytes; from 128 KB on, malloc would map and unmap the buffer at every read
 _KINDS = {int(kind): kind for kind in Kind}
 _SPIN = 200e-6  # seconds; a learner that takes longer is in its update, and needs the CPU
+_CROWDED = 1.5e-3  # seconds without the CPU after which it counts as wanted by others
+_CROWDED_FOR = 0.02  # seconds
 _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0.0))  # macOS has no sched_yield
 
 
-def wait_readable(poller: select.poll, timeout: float | None, spin: float) -> list[tuple[int, int]]:
-    """The descriptors of `poller` that are readable: [] once `timeout` seconds have passed.
+class Waiter:
+    """Waits for descriptors to become readable: looks again and again for a moment, then sleeps.
 
-    Looks again and again for `spin` seconds before it goes to sleep. To wake a process on an idle (virtual)
-    CPU takes 60 to 80 us, as long as eight steps of CartPole; yielding in between leaves the CPU to whoever
-    has work, so this pays even with more processes than cores (docs/design.md has the figures).
+    To wake a process on an idle (virtual) CPU takes 60 to 80 us, as long as ten steps of CartPole. Between
+    two looks the CPU is given away, so this pays even with more processes than cores. But if it comes back
+    late, somebody else wants this CPU for long: who spins then has used up its share when the answer comes,
+    and waits for a whole time slice. So the waiter goes straight to sleep for a while.
+
+    Args:
+        spin: seconds to look before going to sleep.
     """
-    start = time.monotonic()
-    while not (events := poller.poll(0)):
-        waited = time.monotonic() - start
-        if waited >= spin:
-            return poller.poll(None if timeout is None else max(0.0, timeout - waited) * 1000.0)
-        _yield_cpu()
-    return events
+
+    def __init__(self, spin: float) -> None:
+        self._spin = spin
+        self._poller = select.poll()
+        self._spin_again_at = 0.0
+
+    def watch(self, fd: int) -> None:
+        """Wait for this descriptor, too."""
+        self._poller.register(fd, select.POLLIN)
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """The descriptors that are readable, and their events: [] once `timeout` seconds have passed."""
+        start = now = time.monotonic()
+        while not (events := self._poller.poll(0)):
+            if now - start >= self._spin or now < self._spin_again_at:
+                return self._poller.poll(
+                    None if timeout is None else max(0.0, timeout - now + start) * 1000.0
+                )
+            before = now
+            _yield_cpu()
+            now = time.monotonic()
+            if now - before > _CROWDED:
+                self._spin_again_at = now + _CROWDED_FOR
+        return events
 
 
 class Channel:
@@ -49,8 +72,8 @@ class Channel:
         self._fd = connection.fileno()
         os.set_blocking(self._fd, False)
         self._inbox = bytearray()
-        self._poller = select.poll()
-        self._poller.register(self._fd, select.POLLIN)
+        self._waiter = Waiter(_SPIN)
+        self._waiter.watch(self._fd)
         self.closed_by_peer = False
 
     def fileno(self) -> int:
@@ -97,7 +120,7 @@ class Channel:
                 return frame
             if self.closed_by_peer:
                 return None
-            wait_readable(self._poller, None, _SPIN)
+            self._waiter.wait(None)
             self.fill()
 
     def send(self, frame: Frame, timeout: float, while_blocked: Callable[[], None] | None = None) -> None:

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import multiprocessing
 import os
-import select
 import time
 import weakref
 from collections import deque
@@ -18,7 +17,7 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-from workers.channel import wait_readable
+from workers.channel import Waiter
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError
 from workers.link import WorkerLink
@@ -125,10 +124,10 @@ class ProcessPool:
         for index, envs in enumerate(_blocks(self.num_envs, self.num_workers)):
             args = (factory, self._layout, (envs.start, envs.stop))
             self._links.append(WorkerLink(index, envs, context, args))
-        self._poller = select.poll()
+        self._waiter = Waiter(_SPIN)
         self._by_fd = {fd: link for link in self._links for fd in link.filenos()}
         for fd in self._by_fd:
-            self._poller.register(fd, select.POLLIN)
+            self._waiter.watch(fd)
         self._await_answers(self._links, timeout)
         for link in self._links:
             link.take_answer()
@@ -212,7 +211,7 @@ class ProcessPool:
         while any(not link.has_answer for link in links):
             remaining = deadline - time.monotonic()
             # Poll even when the time is up: after a suspend, the answers may have been there all along.
-            events = wait_readable(self._poller, max(0.0, remaining), _SPIN)
+            events = self._waiter.wait(max(0.0, remaining))
             for fd, _ in events:
                 self._by_fd[fd].on_readable(fd)
             if not events and remaining <= 0.0:
