@@ -22,7 +22,7 @@ _MAX_BAD_STEPS = 3  # consecutive minibatches with a non-finite gradient before 
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or its gradient was not finite several times in a row; the weights are the last good ones."""
+    """Gradients were not finite several times in a row, or an update made weights or actions that are not."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class PPOLearner:
         self.config = config
         self._actor_parameters = [*policy.actor.parameters(), *policy.head.parameters()]
         self._critic_parameters = list(policy.critic.parameters())
+        self._bad_in_a_row = 0
         self._optimizer = torch.optim.Adam(
             [
                 {"params": self._actor_parameters, "lr": config.actor_lr},
@@ -200,6 +201,7 @@ class PPOLearner:
         for minibatch in self._minibatches(batch, rng):
             if not self._step(minibatch, meter):
                 break
+        self._require_finite_weights()
         metrics = meter.means()
         metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
@@ -255,10 +257,27 @@ class PPOLearner:
         parameters = self._actor_parameters + self._critic_parameters
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
-            meter.skip()
+            meter.skipped += 1
+            self._count_bad_step()
             return
-        meter.bad_in_a_row = 0
+        self._bad_in_a_row = 0
         self._optimizer.step()
+
+    def _count_bad_step(self) -> None:
+        """A step was left out, because its gradient was not finite. Counts over updates, too."""
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= _MAX_BAD_STEPS:
+            raise NonFiniteError(
+                f"the gradient was not finite in {_MAX_BAD_STEPS} minibatches in a row; "
+                "a smaller learning rate or normalised rewards may help"
+            )
+
+    def _require_finite_weights(self) -> None:
+        parameters = self._actor_parameters + self._critic_parameters
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+            raise NonFiniteError(
+                "an update made weights that are not finite; a smaller learning rate may help"
+            )
 
 
 class _Meter:
@@ -267,7 +286,6 @@ class _Meter:
     def __init__(self) -> None:
         self.steps = 0
         self.skipped = 0
-        self.bad_in_a_row = 0
         self.initial_ratio_error = 0.0
         self._sums: dict[str, float] = {}
 
@@ -275,16 +293,6 @@ class _Meter:
         self.steps += 1
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def skip(self) -> None:
-        """A step was left out, because its gradient was not finite."""
-        self.skipped += 1
-        self.bad_in_a_row += 1
-        if self.bad_in_a_row >= _MAX_BAD_STEPS:
-            raise NonFiniteError(
-                f"the gradient was not finite in {_MAX_BAD_STEPS} minibatches in a row; "
-                "a smaller learning rate or normalised rewards may help"
-            )
 
     def means(self) -> dict[str, float]:
         means = {name: total / self.steps for name, total in self._sums.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.policy import ActorCritic
+from learner.ppo import NonFiniteError
 from learner.store import Store
 from workers.protocol import EnvPool, StepBatch
 
@@ -79,6 +80,8 @@ def collect(
         # else is still playing.
         noise = policy.head.draw_noise(group.rng, len(group.env_ids))
         actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
+        if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
+            raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
         store.decide(env_ids, obs, actions)
         pool.send(env_ids, policy.head.to_env(actions))
 

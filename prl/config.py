@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from learner.ppo import PPOConfig
@@ -80,6 +81,8 @@ class TrainConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.run_folder is not None:
+            object.__setattr__(self, "run_folder", Path(self.run_folder))
         if not self.env_id:
             raise ConfigError("env_id is required, e.g. CartPole-v1")
         check(self, _RULES)
@@ -94,8 +97,8 @@ _RULES: tuple[Rule, ...] = (
         "at least 1",
     ),
     ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),
-    ("seed", lambda v: v >= 0, "0 or more"),
-    ("step_timeout", lambda v: v > 0.0, "a positive number of seconds"),
+    ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
+    ("step_timeout", lambda v: 0.0 < v <= 86_400.0, "a positive number of seconds, at most 86400"),
     ("transport", lambda v: v in ("shared", "pipe"), "shared or pipe"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )
@@ -115,6 +118,8 @@ def to_yaml(config: TrainConfig) -> str:
         value = getattr(config, item.name)
         if isinstance(value, Path):
             value = str(value)
+        elif isinstance(value, np.generic):
+            value = value.item()
         elif isinstance(value, Mapping):
             value = dict(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):

@@ -81,6 +81,8 @@ def play(config: PlayConfig) -> Iterator[Episode]:
             env = _recording(env, config.video)
         for episode in range(config.episodes):
             yield play_episode(env, policy, episode_seed(config.seed, 0, episode), config)
+    except gym.error.DependencyNotInstalled as error:
+        raise EnvError(f'rendering needs the extra "render": pip install "prl[render]" ({error})') from error
     finally:
         env.close()
 

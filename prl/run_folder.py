@@ -36,8 +36,11 @@ class RunFolder:
             raise ConfigError(f"run_folder {path} holds a run already; choose another or remove it")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "command.txt").write_text(shlex.join([sys.executable, *sys.argv]) + "\n")
+            with (path / "command.txt").open("x") as file:  # "x": of two runs that start at once, one gets it
+                file.write(shlex.join([sys.executable, *sys.argv]) + "\n")
             (path / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+        except FileExistsError:
+            raise ConfigError(f"run_folder {path} holds a run already; choose another or remove it") from None
         except OSError as error:
             raise ConfigError(f"cannot write run_folder {path}: {error.strerror}") from error
 

@@ -27,6 +27,10 @@ class Stopped(BaseException):
         return 128 + self.signum
 
 
+class Interrupted(Stopped, KeyboardInterrupt):
+    """Ctrl-C: a `KeyboardInterrupt` for whoever waits for one."""
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Raise `Stopped` in the main thread at the first SIGINT or SIGTERM; exit at the second.
@@ -44,7 +48,7 @@ def stop_on_signals() -> Iterator[None]:
         if stopping:
             os._exit(128 + signum)  # the kernel takes the workers along (PR_SET_PDEATHSIG)
         stopping = True
-        raise Stopped(signum)
+        raise (Interrupted if signum == signal.SIGINT else Stopped)(signum)
 
     previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

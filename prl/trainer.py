@@ -181,5 +181,5 @@ class Trainer:
         self._round = state["round"]
         self._timesteps = state["timesteps"]
         self._lost = state["lost"]
-        self._recent_returns.extend(state["recent_returns"])
-        self._recent_lengths.extend(state["recent_lengths"])
+        self._recent_returns = deque(state["recent_returns"], _RECENT_EPISODES)
+        self._recent_lengths = deque(state["recent_lengths"], _RECENT_EPISODES)

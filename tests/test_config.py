@@ -92,7 +92,7 @@ def test_yaml_round_trip(tmp_path):
         (["--hidden-sizes", "0"], "hidden_sizes must be sizes of at least 1, got [0]"),
         (["--gamma", "2"], "gamma must be between 0 and 1, got 2.0"),
         (["--num-envs", "0"], "num_envs must be at least 1, got 0"),
-        (["--seed", "-1"], "seed must be 0 or more, got -1"),
+        (["--seed", "-1"], "seed must be 0 or more, below 2**63, got -1"),
         (["--num-groups", "33"], "num_groups must be at most num_envs (32), got 33"),
         (["--config"], "--config needs a value"),
         (

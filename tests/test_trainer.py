@@ -160,3 +160,23 @@ def test_a_run_continued_from_its_state_gives_the_same_bits(factory):
 def test_groups_must_not_be_empty(factory, num_groups):
     with InlinePool(factory, 5) as pool, pytest.raises(ValueError, match=r"num_groups must lie in 1\.\.5"):
         make_trainer(pool, factory, num_groups=num_groups)
+
+
+def test_actions_that_are_not_finite_are_the_policys_fault(factory):
+    from learner.ppo import NonFiniteError
+
+    with InlinePool(factory, 5) as pool:
+        trainer = make_trainer(pool, factory)
+        trainer.learner.policy.head.sample = lambda outputs, noise: np.full(len(outputs), np.nan)
+        with pytest.raises(NonFiniteError, match="actions are not finite"):
+            next(trainer.iterations())
+
+
+def test_weights_that_are_not_finite_end_the_run(factory):
+    from learner.ppo import NonFiniteError
+
+    with InlinePool(factory, 5) as pool:
+        trainer = make_trainer(pool, factory, config={"actor_lr": 1e38, "critic_lr": 1e38})
+        with pytest.raises(NonFiniteError):
+            for _ in zip(range(6), trainer.iterations(), strict=False):
+                pass

@@ -157,6 +157,11 @@ def _find_spec(env: str | EnvSpec) -> tuple[EnvSpec, str | None]:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise EnvError(f"cannot import {module!r} of the env id {env!r}: {error}") from error
+        except USER_ERRORS as error:  # what happens in the module is the user's code
+            raise EnvError(
+                f"importing {module!r} for {env!r} raised {type(error).__name__}: {_one_line(error)}",
+                traceback="".join(traceback.format_exception(error)),
+            ) from error
     try:
         spec = gym.spec(env_id)
     except gym.error.Error as error:
