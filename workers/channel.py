@@ -26,7 +26,7 @@ _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0.0))  # macOS has no
 class Waiter:
     """Waits for descriptors to become readable: looks again and again for a moment, then sleeps.
 
-    To wake a process on an idle (virtual) CPU takes 60 to 80 us, as long as ten steps of CartPole. Between
+    To wake a process on an idle (virtual) CPU takes several times as long as a step of CartPole. Between
     two looks the CPU is given away, so this pays even with more processes than cores. But if it comes back
     late, somebody else wants this CPU for long: who spins then has used up its share when the answer comes,
     and waits for a whole time slice. So the waiter goes straight to sleep for a while.
