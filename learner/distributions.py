@@ -1,188 +1,238 @@
-"""Action distributions: one head per kind of action space.
+"""Action distributions: a head for every action space, and masks of illegal actions.
 
-A head turns the actor's outputs into actions. Three forms of an action are told apart:
-
-* *outputs* [G, K]: what the actor network computes (logits, or means),
-* *action* [G, *A]: what was drawn; this is what is stored and what has a log-probability,
-* *env action* [G, *A]: what the env gets (shifted, squashed into its bounds).
-
-Noise is drawn by the caller for all rows of a group and indexed, so that the noise of one env does not depend
-on which others are still playing.
+`action_head` makes the head of a space. The heads of single spaces are in `learner.heads`, which also says
+what outputs, actions and env actions are; here is the one for spaces that are made of several.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from learner.heads import (
+    ActionHead,
+    CategoricalHead,
+    GaussianHead,
+    MultiCategoricalHead,
+    log_one_minus_tanh_squared,
+)
+
+__all__ = [
+    "ActionHead",
+    "CategoricalHead",
+    "CompositeHead",
+    "GaussianHead",
+    "Head",
+    "LeafHead",
+    "MultiCategoricalHead",
+    "action_head",
+    "log_one_minus_tanh_squared",
+    "mask_outputs",
+]
 
 Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
 
-_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
-
-
-class ActionHead(Protocol):
-    """What a policy needs to know about an action space."""
-
-    num_outputs: int
-    """K, the width of the actor's last layer."""
-    action_space: gym.Space[Any]
-    """Of actions, as they are drawn and stored; env actions have the env's own space."""
-
-    def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
-        """The noise of `rows` rows: f32[rows, K]."""
-
-    def sample(self, outputs: Array, noise: Array) -> Array:
-        """Actions [G, *A] for outputs f32[G, K] and noise f32[G, K]; a pure function."""
-
-    def mode(self, outputs: Array) -> Array:
-        """The most likely actions [G, *A] for outputs f32[G, K]."""
-
-    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Log pi(action), f32[S], for outputs [S, K] and actions [S, *A]."""
-
-    def entropy(self, outputs: Tensor) -> Tensor:
-        """Entropy of the distribution of actions, f32[S]."""
-
-    def log_det(self, actions: Tensor) -> Tensor:
-        """Log |d env action / d action|, f32[S], for actions [S, *A]; 0 for discrete actions."""
-
-    def to_env(self, actions: Array) -> Array:
-        """Env actions for actions, in the dtype of the space and inside its bounds."""
-
-    def from_env(self, env_actions: Array) -> Array:
-        """The inverse of `to_env`, as well as floating point allows."""
+_ILLEGAL = -1e8  # exp of it is exactly 0, but, unlike -inf, 0 times it is not NaN
 
 
-class CategoricalHead(nn.Module):
-    """Discrete actions. The actor's outputs are logits.
+class _Part(NamedTuple):
+    """Where a leaf's share lies, and what its actions look like."""
+
+    outputs: slice
+    action: slice
+    wire: slice
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
+    """Of the leaf's actions."""
+    env_dtype: npt.DTypeLike
+
+
+class CompositeHead(nn.Module):
+    """Dict and Tuple actions: independent heads, one per leaf, depth first in the order of the space.
+
+    * Outputs, and noise, are those of the leaves, one after the other.
+    * An action is the vector f32[D] of the leaves' actions, flattened. Choices are exact below 2**24.
+    * An env action is u8[B], the *wire format* of composite spaces: the bytes of the leaves' env actions, one
+      after the other, in native byte order and without gaps, each in the dtype of its space.
+
+    Log-probabilities, entropies and log-determinants are sums over the leaves.
 
     Args:
-        space: `Discrete(n, start)`.
+        space: Dict or Tuple, nested at will.
+        log_std_init: of every Box in it.
+
+    Raises:
+        ValueError: no head for a space in it.
     """
 
-    def __init__(self, space: gym.spaces.Discrete) -> None:
+    def __init__(self, space: gym.spaces.Dict | gym.spaces.Tuple[Any], log_std_init: float = 0.0) -> None:
         super().__init__()
-        self.num_outputs = int(space.n)
-        self.action_space = gym.spaces.Discrete(space.n)
-        self._start = int(space.start)
+        spaces = list(_leaf_spaces(space))
+        heads = [_leaf_head(leaf, log_std_init) for leaf in spaces]
+        self.leaves = nn.ModuleList(heads)
+        self._parts = _parts_of(spaces, heads)
+        self._wire_bytes = self._parts[-1].wire.stop if heads else 0
+        self.num_outputs = sum(head.num_outputs for head in heads)
+        self.maskable = all(head.maskable for head in heads)
+        width = self._parts[-1].action.stop if heads else 0
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+
+    def _each(self) -> Iterator[tuple[LeafHead, _Part]]:
+        return zip(cast("list[LeafHead]", self.leaves), self._parts, strict=True)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
-        return rng.gumbel(size=(rows, self.num_outputs)).astype(np.float32)
+        noise = np.empty((rows, self.num_outputs), np.float32)
+        for head, part in self._each():
+            noise[:, part.outputs] = head.draw_noise(rng, rows)
+        return noise
 
     def sample(self, outputs: Array, noise: Array) -> Array:
-        """argmax(logits + Gumbel noise) is distributed as softmax(logits) (Gumbel 1954)."""
-        actions: Array = np.argmax(outputs + noise, axis=1)
+        actions = np.empty((len(outputs), *self.action_space.shape), np.float32)
+        for head, part in self._each():
+            drawn = head.sample(outputs[:, part.outputs], noise[:, part.outputs])
+            actions[:, part.action] = _flat(drawn)
         return actions
 
     def mode(self, outputs: Array) -> Array:
-        actions: Array = np.argmax(outputs, axis=1)
+        actions = np.empty((len(outputs), *self.action_space.shape), np.float32)
+        for head, part in self._each():
+            actions[:, part.action] = _flat(head.mode(outputs[:, part.outputs]))
         return actions
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        return functional.log_softmax(outputs, dim=1).gather(1, actions.long().unsqueeze(1)).squeeze(1)
+        total = outputs.new_zeros(len(outputs))
+        for head, part in self._each():
+            leaf_actions = actions[:, part.action].reshape(len(actions), *part.shape)
+            total = total + head.log_prob(outputs[:, part.outputs], leaf_actions)
+        return total
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        log_probs = functional.log_softmax(outputs, dim=1)
-        return -(log_probs.exp() * log_probs).sum(dim=1)
+        total = outputs.new_zeros(len(outputs))
+        for head, part in self._each():
+            total = total + head.entropy(outputs[:, part.outputs])
+        return total
 
     def log_det(self, actions: Tensor) -> Tensor:
-        return torch.zeros(len(actions), device=actions.device)
+        total = actions.new_zeros(len(actions))
+        for head, part in self._each():
+            total = total + head.log_det(actions[:, part.action].reshape(len(actions), *part.shape))
+        return total
 
     def to_env(self, actions: Array) -> Array:
-        return actions + self._start
+        """Env actions u8[G, B], in the wire format, for actions f32[G, D]."""
+        wire = np.empty((len(actions), self._wire_bytes), np.uint8)
+        for head, part in self._each():
+            leaf_actions = actions[:, part.action].reshape(len(actions), *part.shape).astype(part.dtype)
+            env_actions = np.ascontiguousarray(_flat(head.to_env(leaf_actions)), part.env_dtype)
+            wire[:, part.wire] = env_actions.view(np.uint8)
+        return wire
 
     def from_env(self, env_actions: Array) -> Array:
-        return np.asarray(env_actions, np.int64) - self._start
-
-
-class GaussianHead(nn.Module):
-    """Box actions: independent Gaussians with a learnt standard deviation that does not depend on the state.
-
-    The actor's outputs are the means. Bounded dimensions are squashed into their bounds by tanh on the way to
-    the env; other dimensions are passed on, clipped where one side is bounded. What is stored, and what
-    `log_prob` and `entropy` speak of, is the unsquashed action: the Jacobian of the squashing cancels in
-    PPO's ratio. `env_log_prob` gives the density of the env action itself.
-
-    Args:
-        space: a Box of floats, any shape.
-    """
-
-    def __init__(self, space: gym.spaces.Box) -> None:
-        super().__init__()
-        self._space = space
-        self.action_space = gym.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
-        self.num_outputs = int(np.prod(space.shape, dtype=np.int64))
-        self.log_std = nn.Parameter(torch.zeros(self.num_outputs))
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self._bounded = np.isfinite(low) & np.isfinite(high) & (low < high)
-        low, high = np.where(self._bounded, low, -1.0), np.where(self._bounded, high, 1.0)  # no inf - inf
-        self._centre = low / 2.0 + high / 2.0
-        self._half_width = high / 2.0 - low / 2.0
-
-    def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
-        return rng.standard_normal((rows, self.num_outputs), dtype=np.float32)
-
-    def sample(self, outputs: Array, noise: Array) -> Array:
-        std = np.exp(self.log_std.detach().cpu().numpy())
-        actions: Array = (outputs + std * noise).reshape(-1, *self._space.shape)
+        """Actions f32[G, D] for env actions u8[G, B] in the wire format."""
+        actions = np.empty((len(env_actions), *self.action_space.shape), np.float32)
+        for head, part in self._each():
+            values = np.ascontiguousarray(env_actions[:, part.wire]).view(part.env_dtype)
+            actions[:, part.action] = _flat(head.from_env(values.reshape(len(values), *part.shape)))
         return actions
 
-    def mode(self, outputs: Array) -> Array:
-        return outputs.reshape(-1, *self._space.shape)
-
-    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        z = (actions.flatten(start_dim=1) - outputs) * torch.exp(-self.log_std)
-        return (-0.5 * z.square() - self.log_std - _LOG_SQRT_2PI).sum(dim=1)
-
-    def entropy(self, outputs: Tensor) -> Tensor:
-        """Of the unsquashed Gaussian; the same for every state."""
-        return (self.log_std + 0.5 + _LOG_SQRT_2PI).sum().expand(len(outputs))
-
-    def log_det(self, actions: Tensor) -> Tensor:
-        """Log |d env action / d action|, [S], for actions [S, *A]."""
-        log_slope = log_one_minus_tanh_squared(actions) + torch.as_tensor(np.log(self._half_width)).to(
-            actions
-        )
-        bounded = torch.as_tensor(self._bounded, device=actions.device)
-        return torch.where(bounded, log_slope, torch.zeros_like(actions)).flatten(start_dim=1).sum(dim=1)
-
-    def env_log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Log-density of the env action that belongs to `actions`, [S] (change of variables)."""
-        return self.log_prob(outputs, actions) - self.log_det(actions)
-
-    def to_env(self, actions: Array) -> Array:
-        wide = actions.astype(np.float64)
-        squashed = np.where(self._bounded, self._centre + self._half_width * np.tanh(wide), wide)
-        # Clip after rounding to the space's dtype: an env may compare with its bounds exactly.
-        return np.clip(squashed.astype(self._space.dtype), self._space.low, self._space.high)
-
-    def from_env(self, env_actions: Array) -> Array:
-        wide = (np.asarray(env_actions, np.float64) - self._centre) / self._half_width
-        below_one = np.nextafter(1.0, 0.0)  # its atanh is 18.7
-        unsquashed = np.arctanh(np.clip(wide, -below_one, below_one))
-        return np.where(self._bounded, unsquashed, wide).astype(np.float32)
+    def has_choice(self, mask: Flags) -> Flags:
+        legal = np.ones(len(mask), np.bool_)
+        for head, part in self._each():
+            legal &= head.has_choice(mask[:, part.outputs])
+        return legal
 
 
-def log_one_minus_tanh_squared(u: Tensor) -> Tensor:
-    """log(1 - tanh(u)^2), exact where 1 - tanh(u)^2 underflows: 2 (log 2 - u - softplus(-2 u))."""
-    return 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))
+LeafHead: TypeAlias = CategoricalHead | MultiCategoricalHead | GaussianHead
+Head: TypeAlias = LeafHead | CompositeHead
 
 
-def action_head(space: gym.Space[Any]) -> CategoricalHead | GaussianHead:
+def action_head(space: gym.Space[Any], log_std_init: float = 0.0) -> Head:
     """The head for an action space.
+
+    Args:
+        space: Discrete, MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these.
+        log_std_init: the logarithm of the standard deviation to begin with, in every dimension of a Box.
 
     Raises:
         ValueError: no head for such a space.
     """
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return CompositeHead(space, log_std_init)
+    return _leaf_head(space, log_std_init)
+
+
+def mask_outputs(outputs: Tensor, mask: Tensor) -> Tensor:
+    """Outputs with which illegal choices have probability 0, for the methods of a head that is `maskable`.
+
+    The result is the distribution over the legal choices: their probabilities, divided by their sum. It is
+    finite, and so is every gradient; the gradient of an illegal output is 0 (Huang and Ontañón 2020, "A
+    closer look at invalid action masking in policy gradient algorithms").
+
+    Args:
+        outputs: f32[S, K].
+        mask: bool[S, K], true where a choice is legal.
+
+    Returns:
+        f32[S, K].
+    """
+    return outputs.masked_fill(~mask, _ILLEGAL)
+
+
+def _leaf_head(space: gym.Space[Any], log_std_init: float) -> LeafHead:
     if isinstance(space, gym.spaces.Discrete):
         return CategoricalHead(space)
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        return MultiCategoricalHead(space)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return GaussianHead(space)
-    raise ValueError(f"action space {space} is not supported: it must be Discrete or a Box of floats")
+        return GaussianHead(space, log_std_init)
+    name = " ".join(str(space).split())  # NumPy breaks the bounds of large spaces into lines
+    raise ValueError(
+        f"action space {name} is not supported: "
+        "it must be Discrete, MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these"
+    )
+
+
+def _leaf_spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
+    if isinstance(space, gym.spaces.Dict):
+        children = list(space.spaces.values())
+    elif isinstance(space, gym.spaces.Tuple):
+        children = list(space.spaces)
+    else:
+        yield space
+        return
+    for child in children:
+        yield from _leaf_spaces(child)
+
+
+def _parts_of(spaces: list[gym.Space[Any]], heads: list[LeafHead]) -> list[_Part]:
+    parts: list[_Part] = []
+    output = action = byte = 0
+    for space, head in zip(spaces, heads, strict=True):
+        shape, dtype = space.shape or (), head.action_space.dtype
+        env_dtype = np.dtype(space.dtype)
+        size = math.prod(shape)
+        ends = output + head.num_outputs, action + size, byte + size * env_dtype.itemsize
+        parts.append(
+            _Part(
+                slice(output, ends[0]),
+                slice(action, ends[1]),
+                slice(byte, ends[2]),
+                shape,
+                dtype,
+                env_dtype.newbyteorder("="),
+            )
+        )
+        output, action, byte = ends
+    return parts
+
+
+def _flat(rows: Array) -> Array:
+    """[G, *A] as [G, size]; -1 would be ambiguous without rows or elements."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))

@@ -1,13 +1,16 @@
-"""Networks and their initial weights."""
+"""Layers and networks with the initial weights that PPO wants."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
@@ -17,28 +20,61 @@ def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -
     """
     # skip_init: nn.Linear's own initialisation would draw from torch's global generator.
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    nn.init.zeros_(layer.bias)
+    _initialize(layer, gain, generator)
     return layer
 
 
-def mlp(sizes: Sequence[int], output_gain: float, generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of the given sizes with tanh between them.
+def _initialize(layer: Any, gain: float, generator: torch.Generator) -> None:
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+
+
+def mlp(
+    sizes: Sequence[int], output_gain: float, generator: torch.Generator, activation: str = "tanh"
+) -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them.
 
     Args:
         sizes: inputs, hidden sizes, outputs.
         output_gain: of the last layer; hidden layers have sqrt(2).
         generator: draws the weights.
+        activation: a name in `ACTIVATIONS`.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes[:-1]):
-        layers += [linear(inputs, outputs, math.sqrt(2.0), generator), nn.Tanh()]
+        layers += [linear(inputs, outputs, math.sqrt(2.0), generator), ACTIVATIONS[activation]()]
     layers.append(linear(sizes[-2], sizes[-1], output_gain, generator))
     return nn.Sequential(*layers)
 
 
-class FlatInput(nn.Module):
-    """[*, *O] of any dtype -> [*, prod(O)] f32."""
+class NatureCNN(nn.Module):
+    """Three convolutions and a linear layer (Mnih et al. 2015, "Human-level control ...", methods).
 
-    def forward(self, obs: Tensor) -> Tensor:
-        return obs.flatten(start_dim=1).float()
+    Args:
+        channels, height, width: of the images; height and width are at least `MIN_SIZE`.
+        generator: draws the weights.
+        features: length of the result.
+    """
+
+    MIN_SIZE = 36
+    """Less leaves nothing for the third convolution."""
+
+    def __init__(
+        self, channels: int, height: int, width: int, generator: torch.Generator, features: int = 512
+    ) -> None:
+        super().__init__()
+        shapes = [(channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel, stride in shapes:
+            layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, stride=stride)
+            _initialize(layer, math.sqrt(2.0), generator)
+            layers += [layer, nn.ReLU()]
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        layers.append(nn.Flatten())
+        layers += [linear(64 * height * width, features, math.sqrt(2.0), generator), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """F32[S, features] for images f32[S, C, H, W]."""
+        features: Tensor = self.layers(images)
+        return features

@@ -1,4 +1,4 @@
-"""Proximal Policy Optimisation: one update of a policy from whole episodes (Schulman et al. 2017)."""
+"""Proximal Policy Optimisation: one update of a policy from a rollout (Schulman et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learner.exploration import Exploration, NoExploration
 from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
+from learner.meter import Meter
+from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
 from learner.returns import following_values, gae
 from learner.settings import Rule, check
@@ -33,6 +36,7 @@ class PPOConfig:
         actor_lr: Adam's step size for the actor.
         critic_lr: Adam's step size for the critic.
         anneal_lr: scale both linearly to 0 over the run.
+        anneal_clip_range: scale clip_range linearly to 0 over the run.
         gamma: discount.
         gae_lambda: lambda of the advantage estimate.
         clip_range: how far the probability ratio may move, 0.2 is 20 %.
@@ -40,6 +44,7 @@ class PPOConfig:
         num_epochs: passes over the batch.
         minibatch_size: steps per optimiser step; the last minibatch of an epoch may be smaller.
         normalize_advantage: per minibatch.
+        normalize_reward: divide rewards by the running standard deviation of the discounted return.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
         max_grad_norm: bound on the gradient's norm over actor and critic together.
@@ -52,6 +57,7 @@ class PPOConfig:
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
     anneal_lr: bool = False
+    anneal_clip_range: bool = False
     gamma: float = 0.99
     gae_lambda: float = 0.95
     clip_range: float = 0.2
@@ -59,6 +65,7 @@ class PPOConfig:
     num_epochs: int = 10
     minibatch_size: int = 64
     normalize_advantage: bool = True
+    normalize_reward: bool = False
     ent_coef: float = 0.0
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
@@ -87,7 +94,7 @@ class Batch:
     """What the optimiser sees; all tensors on the policy's device.
 
     Attributes:
-        obs: [S, *O].
+        inputs: [S, ...], preprocessed observations.
         actions: [S, *A].
         log_probs: f32[S], of the behaviour weights.
         values: f32[S], of the behaviour weights.
@@ -95,7 +102,7 @@ class Batch:
         returns: f32[S], advantages + values.
     """
 
-    obs: Tensor
+    inputs: Tensor
     actions: Tensor
     log_probs: Tensor
     values: Tensor
@@ -108,7 +115,7 @@ class Batch:
     def rows(self, index: Tensor) -> Batch:
         """The rows of `index`, i64[B]."""
         return Batch(
-            self.obs[index],
+            self.inputs[index],
             self.actions[index],
             self.log_probs[index],
             self.values[index],
@@ -123,13 +130,25 @@ class PPOLearner:
     Args:
         policy: trained in place; stays on its device.
         config: hyper-parameters.
+        num_envs: N, of the rollouts to come.
+        exploration: adds to the advantages.
     """
 
-    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+    def __init__(
+        self,
+        policy: ActorCritic,
+        config: PPOConfig,
+        num_envs: int = 1,
+        exploration: Exploration | None = None,
+    ) -> None:
         self.policy = policy
         self.config = config
-        self._actor_parameters = [*policy.actor.parameters(), *policy.head.parameters()]
+        self.exploration = exploration or NoExploration()
+        self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(num_envs, config.gamma)
+        shared = [parameter for parameter in policy.encoder.parameters() if parameter.requires_grad]
+        self._actor_parameters = [*shared, *policy.actor.parameters(), *policy.head.parameters()]
         self._critic_parameters = list(policy.critic.parameters())
+        self._clip_range = config.clip_range
         self._bad_in_a_row = 0
         self._optimizer = torch.optim.Adam(
             [
@@ -141,19 +160,29 @@ class PPOLearner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser state."""
-        return {"policy": self.policy.state_dict(), "optimizer": self._optimizer.state_dict()}
+        """Weights, statistics and optimiser state."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rewards": self._rewards.state_dict(),
+            "exploration": self.exploration.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._rewards.load_state_dict(state["rewards"])
+        self.exploration.load_state_dict(state["exploration"])
 
     def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
-        """Improve the policy from episodes that it has played with its present weights.
+        """Improve the policy from what it has played with its present weights.
+
+        Running statistics of observations take this rollout in at the end, so that the old log-probabilities
+        are those of the network that has played.
 
         Args:
-            rollout: S steps of whole episodes.
+            rollout: S steps.
             rng: shuffles the minibatches.
             progress: the share of the run that is done, in [0, 1]; for annealing.
 
@@ -163,76 +192,85 @@ class PPOLearner:
         Raises:
             NonFiniteError: see there.
         """
-        return self.optimize(self.prepare(rollout), rng, progress)
+        metrics = self.optimize(self.prepare(rollout), rng, progress)
+        self.policy.observe(rollout.obs)
+        return metrics
 
     def prepare(self, rollout: Rollout) -> Batch:
         """Values, old log-probabilities, advantages and returns, all with the present weights."""
         device = self.policy.device
-        obs = torch.as_tensor(rollout.obs, device=device)
+        inputs = self.policy.preprocess(torch.as_tensor(rollout.obs, device=device))
         actions = torch.as_tensor(rollout.actions, device=device)
-        log_probs, values = self.policy.behaviour(obs, actions)
-        return self.with_advantages(rollout, obs, actions, log_probs, values)
+        log_probs, values = self.policy.behaviour(inputs, actions)
+        return self.with_advantages(rollout, inputs, actions, log_probs, values)
 
     def with_advantages(
-        self, rollout: Rollout, obs: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
+        self, rollout: Rollout, inputs: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
     ) -> Batch:
         """The batch of a rollout whose values and log-probabilities are known.
 
         Args:
             rollout: rewards, ends and final observations are taken from it.
-            obs, actions, log_probs, values: [S, ...], see `Batch`.
+            inputs, actions, log_probs, values: [S, ...], see `Batch`.
         """
+        self._rewards.update(rollout.rewards, rollout.env_ids, rollout.episode_ends)
+        rewards = self._rewards.scale(rollout.rewards)
         final_obs = torch.as_tensor(rollout.final_obs, device=values.device)
         final_values = self.policy.state_values(final_obs).cpu().numpy()
         bootstrap = np.where(rollout.terminated, 0.0, final_values)
         known = values.cpu().numpy()
         following = following_values(known, rollout.ends, bootstrap)
-        advantages = gae(
-            rollout.rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda
-        )
+        advantages = gae(rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda)
         returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
+        advantages = advantages + self.exploration.begin(rollout)
         as_tensor = torch.as_tensor(advantages, dtype=torch.float32, device=values.device)
-        return Batch(obs, actions, log_probs, values, as_tensor, returns)
+        return Batch(inputs, actions, log_probs, values, as_tensor, returns)
 
     def optimize(self, batch: Batch, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """PPO's epochs over a batch; see `update`."""
-        self._set_learning_rates(progress)
-        meter = _Meter()
-        for minibatch in self._minibatches(batch, rng):
+        self._anneal(progress)
+        meter = Meter()
+        for rows, minibatch in self._minibatches(batch, rng):
             if not self._step(minibatch, meter):
                 break
+            self.exploration.learn(rows)
         self._require_finite_weights()
-        metrics = meter.means()
+        metrics = meter.means() | self.exploration.finish()
         metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
+        metrics["clip_range"] = self._clip_range
         return metrics
 
-    def _set_learning_rates(self, progress: float) -> None:
-        factor = max(0.0, 1.0 - progress) if self.config.anneal_lr else 1.0
+    def _anneal(self, progress: float) -> None:
+        left = max(0.0, 1.0 - progress)
+        self._clip_range = self.config.clip_range * (left if self.config.anneal_clip_range else 1.0)
+        factor = left if self.config.anneal_lr else 1.0
         actor, critic = self._optimizer.param_groups
         actor["lr"] = self.config.actor_lr * factor
         critic["lr"] = self.config.critic_lr * factor
 
-    def _minibatches(self, batch: Batch, rng: np.random.Generator) -> Iterator[Batch]:
-        """Every step once per epoch, in a new order each epoch; the last, short minibatch is kept."""
+    def _minibatches(self, batch: Batch, rng: np.random.Generator) -> Iterator[tuple[Tensor, Batch]]:
+        """Every step once per epoch, in a new order each epoch; the last, short minibatch is kept.
+
+        With each minibatch, the rows i64[B] of the batch that are in it.
+        """
         for _ in range(self.config.num_epochs):
-            order = torch.as_tensor(rng.permutation(len(batch)), device=batch.obs.device)
+            order = torch.as_tensor(rng.permutation(len(batch)), device=batch.inputs.device)
             shuffled = batch.rows(order)
             for start in range(0, len(batch), self.config.minibatch_size):
                 rows = slice(start, start + self.config.minibatch_size)
-                yield Batch(*(getattr(shuffled, name)[rows] for name in Batch.__dataclass_fields__))
+                part = Batch(*(getattr(shuffled, name)[rows] for name in Batch.__dataclass_fields__))
+                yield order[rows], part
 
-    def _step(self, batch: Batch, meter: _Meter) -> bool:
+    def _step(self, batch: Batch, meter: Meter) -> bool:
         """One optimiser step; False ends the update early (target_kl)."""
         config = self.config
-        outputs = self.policy.actor(batch.obs)
+        outputs, values = self.policy.evaluate(batch.inputs)
         log_ratio = self.policy.head.log_prob(outputs, batch.actions) - batch.log_probs
         entropy = self.policy.head.entropy(outputs).mean()
         advantages = normalize(batch.advantages) if config.normalize_advantage else batch.advantages
-        actor_loss = policy_loss(log_ratio, advantages, config.clip_range)
-        critic_loss = value_loss(
-            self.policy.values(batch.obs), batch.returns, batch.values, config.clip_range_vf
-        )
+        actor_loss = policy_loss(log_ratio, advantages, self._clip_range)
+        critic_loss = value_loss(values, batch.returns, batch.values, config.clip_range_vf)
         with torch.no_grad():
             kl = float(approx_kl(log_ratio))
             if meter.steps == 0:
@@ -243,7 +281,7 @@ class PPOLearner:
                 value_loss=float(critic_loss),
                 entropy_loss=-float(entropy),
                 approx_kl=kl,
-                clip_fraction=float(clip_fraction(log_ratio, config.clip_range)),
+                clip_fraction=float(clip_fraction(log_ratio, self._clip_range)),
             )
         if config.target_kl is not None and kl > 1.5 * config.target_kl:
             return False
@@ -251,7 +289,7 @@ class PPOLearner:
         self._descend(loss, meter)
         return True
 
-    def _descend(self, loss: Tensor, meter: _Meter) -> None:
+    def _descend(self, loss: Tensor, meter: Meter) -> None:
         self._optimizer.zero_grad()
         loss.backward()
         parameters = self._actor_parameters + self._critic_parameters
@@ -278,26 +316,3 @@ class PPOLearner:
             raise NonFiniteError(
                 "an update made weights that are not finite; a smaller learning rate may help"
             )
-
-
-class _Meter:
-    """Running means of the metrics of one update."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.skipped = 0
-        self.initial_ratio_error = 0.0
-        self._sums: dict[str, float] = {}
-
-    def add(self, **values: float) -> None:
-        self.steps += 1
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        means = {name: total / self.steps for name, total in self._sums.items()}
-        return means | {
-            "minibatches": float(self.steps),
-            "skipped_minibatches": float(self.skipped),
-            "initial_ratio_error": self.initial_ratio_error,
-        }

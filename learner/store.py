@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from learner.spaces import row_field
+
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -17,15 +19,17 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rollout:
-    """Whole episodes, env after env, each env's steps in the order in which they were played.
+    """Steps of whole episodes or of parts of them, env after env, each env's in the order of time.
 
     Attributes:
         env_ids: i64[S].
         obs: [S, *O], what the policy saw.
         actions: [S, *A], unsquashed.
         rewards: f32[S].
-        ends: bool[S], last steps of episodes.
-        terminated: bool[E], in the order of the ends; the others were truncated or lost.
+        ends: bool[S], the last steps of episodes, or of what was played of them.
+        terminated: bool[E], in the order of the ends: the episode reached a terminal state.
+        cut: bool[E], the episode goes on after this step, but not in this rollout. What is neither terminated
+            nor cut was truncated or lost.
         final_obs: [E, *O], the observation after the last step.
         extra: further columns, [S], by the names given to the store.
     """
@@ -36,11 +40,31 @@ class Rollout:
     rewards: npt.NDArray[np.float32]
     ends: Flags
     terminated: Flags
+    cut: Flags
     final_obs: Array
     extra: Mapping[str, Array]
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def episode_ends(self) -> Flags:
+        """bool[S], the steps after which an episode is over."""
+        over = self.ends.copy()
+        over[self.ends] = ~self.cut
+        return over
+
+    @property
+    def last_of_env(self) -> Flags:
+        """bool[S], the last step of each env."""
+        return np.append(self.env_ids[1:] != self.env_ids[:-1], True)
+
+    def next_obs(self) -> Array:
+        """[S, *O], the observation after each step, before any reset."""
+        following = np.empty_like(self.obs)
+        following[:-1] = self.obs[1:]
+        following[self.ends] = self.final_obs
+        return following
 
 
 class Store:
@@ -66,11 +90,12 @@ class Store:
         self._extra = tuple(extra)
         self._columns: dict[str, Array] = {
             "env_id": np.zeros(0, np.int64),
-            "obs": np.zeros((0, *_shape(observation_space)), observation_space.dtype),
-            "action": np.zeros((0, *_shape(action_space)), action_space.dtype),
+            "obs": _column(observation_space),
+            "action": _column(action_space),
             "reward": np.zeros(0, np.float32),
             "end": np.zeros(0, np.bool_),
             "terminated": np.zeros(0, np.bool_),
+            "cut": np.zeros(0, np.bool_),
             **{name: np.zeros(0, np.float32) for name in extra},
         }
         self.clear()
@@ -104,10 +129,19 @@ class Store:
             self._columns[name][rows] = extra[name]
         self._columns["end"][rows] = False
         self._columns["terminated"][rows] = False
+        self._columns["cut"][rows] = False
         self._open[env_ids] = np.arange(start, stop)
         self._size = stop
 
-    def observe(self, env_ids: Ids, obs: Array, rewards: Array, terminated: Flags, ended: Flags) -> None:
+    def observe(
+        self,
+        env_ids: Ids,
+        obs: Array,
+        rewards: Array,
+        terminated: Flags,
+        ended: Flags,
+        last: Flags | None = None,
+    ) -> None:
         """Close the open step of each env.
 
         Args:
@@ -116,6 +150,7 @@ class Store:
             rewards: f32[G].
             terminated: bool[G], the episode reached a terminal state.
             ended: bool[G], the episode is over for whatever reason.
+            last: bool[G], the env plays no further step of this episode in this rollout, though it may go on.
 
         Raises:
             ValueError: an env has no open step, or an env id is out of bounds.
@@ -126,11 +161,13 @@ class Store:
             raise ValueError(f"observe: envs {env_ids[rows < 0]} have no open step")
         self._open[env_ids] = -1
         self._columns["reward"][rows] = rewards
-        if ended.any():
-            self._columns["end"][rows] = ended
+        closed = ended if last is None else ended | last
+        if closed.any():
+            self._columns["end"][rows] = closed
             self._columns["terminated"][rows] = terminated
-            self._final_rows.append(rows[ended])
-            self._final_obs.append(obs[ended])
+            self._columns["cut"][rows] = closed & ~ended
+            self._final_rows.append(rows[closed])
+            self._final_obs.append(obs[closed])
 
     def cut(self) -> None:
         """End every episode that is not over, as truncated after its last step.
@@ -172,6 +209,7 @@ class Store:
             rewards=columns["reward"][order],
             ends=ends,
             terminated=columns["terminated"][order][ends],
+            cut=columns["cut"][order][ends],
             final_obs=np.concatenate(self._final_obs)[position],
             extra={name: columns[name][order] for name in self._extra},
         )
@@ -192,7 +230,6 @@ class Store:
             self._columns[name] = grown
 
 
-def _shape(space: gym.Space[Any]) -> tuple[int, ...]:
-    if space.shape is None:
-        raise ValueError(f"the space {space} is not supported: its elements have no fixed shape")
-    return tuple(space.shape)
+def _column(space: gym.Space[Any]) -> Array:
+    shape, dtype = row_field(space)
+    return np.zeros((0, *shape), dtype)

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from prl.config import ConfigError
+from prl.preset import find_preset
 
 Config = TypeVar("Config")
 
@@ -51,8 +52,10 @@ def parse(
     parser = _parser(config_class, hints, prog, positional)
     try:
         file = _config_file(argv)
-        if file is not None:
-            parser.set_defaults(_file_values(parser, hints, file))
+        chosen = {} if file is None else _file_values(parser, hints, file)
+        parser.set_defaults(chosen)
+        if "preset" in hints:
+            parser.set_defaults(_preset_values(parser, hints, argv) | chosen)
         values = parser.parse_args(list(argv)).as_dict()
     except argparse.ArgumentError as error:
         raise ConfigError(_reworded(error.message, hints, parser)) from None
@@ -61,6 +64,13 @@ def parse(
         if get_origin(hints[name]) is Mapping and not isinstance(value, Mapping):
             values[name] = _key_values(name, value)
     return config_class(**values)
+
+
+def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings that prl has for the env that flags and file name."""
+    known = parser.parse_args(list(argv))
+    preset = find_preset(known.env_id, known.preset)
+    return {} if preset is None else _checked(parser, hints, preset.settings, f"preset {preset.pattern}")
 
 
 def _parser(
@@ -117,17 +127,29 @@ def _file_values(parser: ArgumentParser, hints: Mapping[str, Any], file: Path) -
         raise ConfigError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold a mapping of settings to values")
+    return _checked(parser, hints, values, str(file))
+
+
+def _checked(
+    parser: ArgumentParser, hints: Mapping[str, Any], values: Mapping[str, Any], file: str
+) -> dict[str, Any]:
+    """The values in their types.
+
+    Raises:
+        ConfigError: one does not fit; it names the file.
+    """
     for name in values:
         if name not in hints:
             raise ConfigError(f"{file}: unknown setting {name!r}{_did_you_mean(str(name), hints)}")
         if not _right_container(hints[name], values[name]):
             raise ConfigError(f"{file}: {name} must be {_words(hints[name])}, got {values[name]!r}")
-    mappings = {name: values.pop(name) for name in list(values) if get_origin(hints[name]) is Mapping}
+    mappings = {name: value for name, value in values.items() if get_origin(hints[name]) is Mapping}
+    others = {name: value for name, value in values.items() if name not in mappings}
     try:
-        checked = parser.parse_object(values).as_dict()
+        checked = parser.parse_object(others).as_dict()
     except argparse.ArgumentError as error:
         raise ConfigError(f"{file}: {_reworded(error.message, hints, parser, in_file=True)}") from None
-    return {name: checked[name] for name in values} | mappings
+    return {name: checked[name] for name in others} | mappings
 
 
 def _right_container(hint: Any, value: Any) -> bool:

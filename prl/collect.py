@@ -1,4 +1,4 @@
-"""One round: every env plays one whole episode, and the store gets all of it."""
+"""One round: the policy plays in all envs, and the store gets every step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from learner.policy import ActorCritic
 from learner.ppo import NonFiniteError
 from learner.store import Store
+from prl.rounds import Rounds
 from workers.protocol import EnvPool, StepBatch
 
 Ids = npt.NDArray[np.int64]
@@ -36,14 +37,18 @@ class Round:
     """What one round came to.
 
     Attributes:
-        returns: f64[N], undiscounted.
-        lengths: i64[N], steps.
+        returns: f64[E] of the episodes that ended in it, undiscounted, in env order.
+        lengths: i64[E], steps.
+        steps: of all envs.
+        longest: steps of the env that played most.
         lost: episodes that were closed because their worker failed.
         wait_seconds: how much of the time went by waiting for envs.
     """
 
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
+    steps: int
+    longest: int
     lost: int
     wait_seconds: float
 
@@ -54,9 +59,9 @@ def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
 
 
 def collect(
-    pool: EnvPool, policy: ActorCritic, store: Store, seeds: Sequence[int], groups: Sequence[Group]
+    pool: EnvPool, policy: ActorCritic, store: Store, rounds: Rounds, groups: Sequence[Group]
 ) -> Round:
-    """Let every env play one episode; envs that have finished leave the batch.
+    """Play one round; envs that have done their part leave the batch.
 
     With several groups, the policy acts for one while the envs of another step.
 
@@ -64,12 +69,11 @@ def collect(
         pool: N envs, with no command open.
         policy: acts on the rows of active envs only.
         store: gets every step.
-        seeds: [N], of the episodes.
+        rounds: says which envs go on.
         groups: a partition of the N envs.
     """
     active = np.ones(pool.num_envs, np.bool_)
-    returns = np.zeros(pool.num_envs)
-    lengths = np.zeros(pool.num_envs, np.int64)
+    steps = np.zeros(pool.num_envs, np.int64)
     lost = 0
     wait_seconds = 0.0
     group_of = {int(env): group for group in groups for env in group.env_ids}
@@ -83,7 +87,7 @@ def collect(
         if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
             raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
         store.decide(env_ids, obs, actions)
-        pool.send(env_ids, policy.head.to_env(actions))
+        rounds.send(pool, env_ids, policy.head.to_env(actions))
 
     def receive() -> StepBatch:
         nonlocal wait_seconds
@@ -92,19 +96,18 @@ def collect(
         wait_seconds += time.perf_counter() - start
         return batch
 
-    for group in groups:
-        pool.reset(group.env_ids, [seeds[env] for env in group.env_ids])
-    for _ in groups:
-        batch = receive()
-        act(batch.env_ids, batch.obs)
+    for env_ids, obs in rounds.begin(pool, [group.env_ids for group in groups], receive):
+        act(env_ids, obs)
     while active.any():
         batch = receive()
         ended = batch.ended
-        store.observe(batch.env_ids, batch.obs, batch.reward, batch.terminated, ended)
-        returns[batch.env_ids] += batch.reward
-        lengths[batch.env_ids] += 1
+        rounds.ledger.count(batch, ended)
+        done, next_obs = rounds.settle(batch, ended)
+        store.observe(batch.env_ids, batch.obs, batch.reward, batch.terminated, ended, done)
+        steps[batch.env_ids] += 1
         lost += int(batch.lost.sum())
-        active[batch.env_ids[ended]] = False
-        if not ended.all():
-            act(batch.env_ids[~ended], batch.obs[~ended])
-    return Round(returns, lengths, lost, wait_seconds)
+        active[batch.env_ids[done]] = False
+        if not done.all():
+            act(batch.env_ids[~done], next_obs[~done])
+    returns, lengths = rounds.ledger.take_finished()
+    return Round(returns, lengths, int(steps.sum()), int(steps.max()), lost, wait_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ class TrainConfig(PPOConfig):
     Attributes:
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value.
+        wrappers: put around the env from the inside out, each as module:Class or
+            "module:Class(key=value, ...)".
+        preset: auto takes the settings that prl has for the env id, if any; none takes no notice of them;
+            the id of another env takes those of that env. Flags and config file win over them.
         max_episode_steps: cut episodes after so many steps; null keeps the env's own limit.
         num_envs: environments in all.
         num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
@@ -34,15 +39,24 @@ class TrainConfig(PPOConfig):
         step_timeout: seconds a worker may take for one command before it is killed.
         pin_workers: with at least as many workers as cores, keep each on one core.
         total_timesteps: the run ends with the first update that has seen so many env steps.
+        rollout: a round is one whole episode of every env, or num_steps steps of every env.
+        num_steps: steps per env and round, with rollout steps.
         batch_size: an update waits for at least so many steps.
         seed: of everything random in the run.
         hidden_sizes: of the actor's and of the critic's network.
+        activation: between their layers.
+        log_std_init: initial log standard deviation of continuous actions.
+        encoder: a torch module of one's own, as module:Class; called with the observation space, it makes
+            features of observations for actor and critic.
+        normalize_obs: numbers in observations by running mean and standard deviation.
+        normalize_reward: divide rewards by the running standard deviation of the discounted return.
         device: cpu, cuda, cuda:1, ... or auto for a GPU if there is one.
         torch_threads: of the learner; part of what a seed means, since sums depend on it.
         run_folder: where the run is written; null makes a new folder below runs/.
         actor_lr: Adam's step size for the actor.
         critic_lr: Adam's step size for the critic.
         anneal_lr: scale both step sizes linearly to 0 over the run.
+        anneal_clip_range: scale clip_range linearly to 0 over the run.
         gamma: discount.
         gae_lambda: lambda of the advantage estimate.
         clip_range: how far the probability ratio may move; 0.2 is 20 percent.
@@ -54,6 +68,12 @@ class TrainConfig(PPOConfig):
         vf_coef: weight of the value loss.
         max_grad_norm: bound on the gradient's norm.
         target_kl: end an update once approx_kl exceeds 1.5 times this; null never does.
+        rnd: reward states that are new to the learner (Random Network Distillation).
+        rnd_coef: weight of the advantages of that reward beside those of the env's.
+        rnd_gamma: its discount.
+        rnd_lr: Adam's step size for its networks.
+        eval_freq: evaluate after every so many env steps, on envs of their own; 0 never does.
+        eval_episodes: episodes of an evaluation.
 
     Raises:
         ConfigError: a value is out of range.
@@ -61,6 +81,8 @@ class TrainConfig(PPOConfig):
 
     env_id: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: Sequence[str] = ()
+    preset: str = "auto"
     max_episode_steps: int | None = None
     num_envs: int = 32
     num_workers: int | None = None
@@ -69,15 +91,27 @@ class TrainConfig(PPOConfig):
     step_timeout: float = 60.0
     pin_workers: bool = True
     total_timesteps: int = 100_000
+    rollout: Literal["episodes", "steps"] = "episodes"
+    num_steps: int = 128
     batch_size: int = 1024
     seed: int = 0
     hidden_sizes: Sequence[int] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    log_std_init: float = 0.0
+    encoder: str | None = None
+    normalize_obs: bool = False
     device: str = "auto"
     torch_threads: int = 1
     run_folder: Path | None = None
     actor_lr: float = 1e-3
     critic_lr: float = 2.5e-3
     minibatch_size: int = 256
+    rnd: bool = False
+    rnd_coef: float = 0.5
+    rnd_gamma: float = 0.99
+    rnd_lr: float = 1e-3
+    eval_freq: int = 0
+    eval_episodes: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +126,7 @@ class TrainConfig(PPOConfig):
 
 _RULES: tuple[Rule, ...] = (
     (
-        "max_episode_steps num_envs num_groups total_timesteps batch_size torch_threads",
+        "max_episode_steps num_envs num_groups num_steps total_timesteps batch_size torch_threads",
         lambda v: v >= 1,
         "at least 1",
     ),
@@ -100,6 +134,14 @@ _RULES: tuple[Rule, ...] = (
     ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
     ("step_timeout", lambda v: 0.0 < v <= 86_400.0, "a positive number of seconds, at most 86400"),
     ("transport", lambda v: v in ("shared", "pipe"), "shared or pipe"),
+    ("eval_freq", lambda v: v >= 0, "0 (never) or more"),
+    ("eval_episodes", lambda v: v >= 1, "at least 1"),
+    ("rnd_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
+    ("rnd_gamma", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
+    ("rnd_lr", lambda v: 0.0 < v < math.inf, "a positive number"),
+    ("rollout", lambda v: v in ("episodes", "steps"), "episodes or steps"),
+    ("activation", lambda v: v in ("tanh", "relu"), "tanh or relu"),
+    ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )
 

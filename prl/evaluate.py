@@ -1,61 +1,33 @@
-"""Play episodes with a trained policy."""
+"""Evaluate a policy: whole episodes on any pool, and nothing is learnt from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 
 from learner.policy import ActorCritic
-from learner.settings import ConfigError, Rule, check
+from learner.ppo import NonFiniteError
+from learner.settings import ConfigError
 from prl.arguments import parse
+from prl.build import build_factory, build_policy, check_trainable, make_pool, pick_device, reproducible
 from prl.config import TrainConfig
+from prl.run_folder import BEST, WEIGHTS
 from prl.weights import load_weights
-from workers.envs import AnyEnv, EnvFactory, env_factory
-from workers.errors import EnvError
+from workers.protocol import EnvPool
 from workers.seeding import episode_seed
 
+Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
 
-@dataclass(frozen=True)
-class PlayConfig:
-    """Play episodes with the weights of a run and print their returns.
-
-    Attributes:
-        run: folder of the run.
-        episodes: how many.
-        seed: of the episodes; another one than the training's gives episodes it has not seen.
-        deterministic: take the most likely action instead of drawing one.
-        render: human opens a window.
-        video: folder to write one video per episode to.
-        max_episode_steps: cut episodes after so many steps; null keeps the training's limit.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    run: Path
-    episodes: int = 10
-    seed: int = 1_000_000
-    deterministic: bool = True
-    render: str | None = None
-    video: Path | None = None
-    max_episode_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        check(self, _RULES)
-        if self.render is not None and self.video is not None:
-            raise ConfigError("render and video exclude each other")
-
-
-_RULES: tuple[Rule, ...] = (
-    ("episodes max_episode_steps", lambda v: v >= 1, "at least 1"),
-    ("seed", lambda v: v >= 0, "0 or more"),
-    ("render", lambda v: v == "human", "human"),
-)
+_ROWS = 16  # of every forward pass; a power of two, which matrix kernels like
+_MAX_ENVS = 32  # that evaluate_run builds unless told otherwise
+_NOISE_STREAM = 1  # of an episode's seed; the env has the seed itself
 
 
 @dataclass(frozen=True)
@@ -66,71 +38,196 @@ class Episode:
     length: int
 
 
-def play(config: PlayConfig) -> Iterator[Episode]:
-    """Play the episodes of a config, one after the other.
+class Actor:
+    """Acts for some episodes so that none depends on which others are played beside it.
+
+    The last bits of a matrix product depend on the number of rows and on the row's place among them, and an
+    env may make a different episode of them. So every forward pass has the same number of rows, and an
+    episode always has the same place.
+
+    Args:
+        policy: acts.
+        seeds: of the episodes.
+        deterministic: take the most likely actions; otherwise noise is drawn by a generator per episode.
+        first: number of the first of the episodes, which decides on its place.
+    """
+
+    def __init__(
+        self, policy: ActorCritic, seeds: Sequence[int], deterministic: bool = True, first: int = 0
+    ) -> None:
+        self._policy = policy
+        self._first = first
+        self._rngs = None if deterministic else [_noise_generator(seed) for seed in seeds]
+
+    def act(self, episodes: Ids, obs: Array) -> Array:
+        """Env actions [G, *A].
+
+        Args:
+            episodes: i64[G], ascending, counted from 0 among the actor's own.
+            obs: [G, *O].
+
+        Raises:
+            NonFiniteError: actions are not finite.
+        """
+        noise = self._noise(episodes)
+        numbers = self._first + episodes
+        cuts = np.flatnonzero(np.diff(numbers // _ROWS)) + 1
+        parts = [
+            self._act(numbers[part] % _ROWS, obs[part], None if noise is None else noise[part])
+            for part in np.split(np.arange(len(episodes)), cuts)
+        ]
+        actions = np.concatenate(parts)
+        if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
+            raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
+        return self._policy.head.to_env(actions)
+
+    def _noise(self, episodes: Ids) -> Array | None:
+        if self._rngs is None:
+            return None
+        draw = self._policy.head.draw_noise
+        return np.concatenate([draw(self._rngs[episode], 1) for episode in episodes.tolist()])
+
+    def _act(self, places: Ids, obs: Array, noise: Array | None) -> Array:
+        """Actions for at most _ROWS observations, each in its place of a full batch."""
+        source = np.zeros(_ROWS, np.intp)  # free places hold a copy of the first: any legal one will do
+        source[places] = np.arange(len(places))
+        if noise is None:
+            actions = self._policy.act_greedily(obs[source])
+        else:
+            actions = self._policy.act(obs[source], noise[source])
+        return actions[places]
+
+
+def _noise_generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_NOISE_STREAM,))))
+
+
+def evaluate(
+    policy: ActorCritic, pool: EnvPool, seeds: Sequence[int], *, deterministic: bool = True
+) -> list[Episode]:
+    """Play one whole episode per seed; what comes of it depends on policy and seed alone, not on the pool.
+
+    Nothing about the policy changes: running statistics are used as they are.
+
+    Args:
+        policy: plays.
+        pool: N envs with no command open. Several pools give the same episodes.
+        seeds: [E], any number; N episodes are played at a time.
+        deterministic: take the most likely actions instead of drawing them.
+
+    Returns:
+        E episodes in the order of the seeds.
+
+    Raises:
+        WorkerError: a worker died, hung or reported a failed env.
+        NonFiniteError: the policy's actions are not finite.
+    """
+    episodes: list[Episode] = []
+    with _frozen(policy):
+        for first in range(0, len(seeds), pool.num_envs):
+            batch = seeds[first : first + pool.num_envs]
+            episodes += _play_batch(pool, Actor(policy, batch, deterministic, first), batch)
+    return episodes
+
+
+def _play_batch(pool: EnvPool, actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+    """One episode in each of the first len(seeds) envs; who has finished leaves the batch."""
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    env_ids: Ids = np.arange(len(seeds))
+    pool.reset(env_ids, seeds)
+    obs = pool.recv().obs
+    while len(env_ids):
+        pool.send(env_ids, actor.act(env_ids, obs))
+        batch = pool.recv()
+        returns[env_ids] += batch.reward
+        lengths[env_ids] += 1
+        active = ~batch.ended
+        env_ids, obs = env_ids[active], batch.obs[active]
+    return [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), strict=True)]
+
+
+@contextlib.contextmanager
+def _frozen(policy: ActorCritic) -> Iterator[None]:
+    """Modules of an encoder of one's own may learn or draw while they train (batch norm, dropout)."""
+    training = [module for module in policy.modules() if module.training]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def evaluate_run(
+    run: Path,
+    episodes: int = 100,
+    seed: int = 1_000_000,
+    best: bool = False,
+    deterministic: bool = True,
+    num_envs: int | None = None,
+    num_workers: int = 0,
+) -> list[Episode]:
+    """Evaluate what a run has learnt.
+
+    Args:
+        run: its folder.
+        episodes: how many.
+        seed: episode k has `episode_seed(seed, 0, k)`, on which alone its outcome depends.
+        best: take the best policy of the run's own evaluations, not the last.
+        deterministic: take the most likely actions instead of drawing them.
+        num_envs: to play in; None takes up to 32.
+        num_workers: processes that host them; 0 steps all in this process.
+
+    Returns:
+        As many episodes, in the order of their seeds.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or has no best policy.
+        EnvError: its env cannot be used here, or has no time limit.
+        WeightsError: its weights cannot be used.
+        WorkerError: a worker died, hung or reported a failed env.
+    """
+    config = load_config(run)
+    factory = build_factory(config)
+    check_trainable(factory)
+    # A GPU that the run was given need not be on this machine.
+    device = pick_device("cpu" if config.device == "cpu" else "auto")
+    policy = build_policy(factory, config).to(device)
+    load_weights(policy, weights_of(run, best))
+    seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
+    with (
+        reproducible(config.torch_threads, device),
+        make_pool(
+            factory,
+            num_envs or min(episodes, _MAX_ENVS),
+            num_workers,
+            config.transport,
+            config.step_timeout,
+            config.pin_workers,
+        ) as pool,
+    ):
+        return evaluate(policy, pool, seeds, deterministic=deterministic)
+
+
+def load_config(run: Path) -> TrainConfig:
+    """The settings of a run.
 
     Raises:
         ConfigError: the folder is not that of a run.
-        EnvError: its env cannot be used here, or not be rendered.
-        WeightsError: its weights cannot be used.
     """
-    factory, policy = load_run(config)
-    env = factory.build()
-    try:
-        if config.video is not None:
-            env = _recording(env, config.video)
-        for episode in range(config.episodes):
-            yield play_episode(env, policy, episode_seed(config.seed, 0, episode), config)
-    except gym.error.DependencyNotInstalled as error:
-        raise EnvError(f'rendering needs the extra "render": pip install "prl[render]" ({error})') from error
-    finally:
-        env.close()
-
-
-def load_run(config: PlayConfig) -> tuple[EnvFactory, ActorCritic]:
-    """The env and the trained policy of a run folder."""
-    file = config.run / "config.yaml"
+    file = run / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"{config.run} is not the folder of a run: it has no config.yaml")
-    trained = parse(TrainConfig, ["--config", str(file)], prog="play.py")
-    kwargs = dict(trained.env_kwargs)
-    if config.render is not None or config.video is not None:
-        kwargs["render_mode"] = config.render or "rgb_array"
-    factory = env_factory(
-        trained.env_id,
-        env_kwargs=kwargs,
-        max_episode_steps=config.max_episode_steps or trained.max_episode_steps,
-    )
-    policy = ActorCritic(factory.observation_space, factory.action_space, trained.hidden_sizes)
-    load_weights(policy, config.run / "weights")
-    return factory, policy
+        raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
+    # The file holds every setting, and those of a preset may have changed since.
+    return parse(TrainConfig, ["--config", str(file), "--preset", "none"], prog="play.py")
 
 
-def play_episode(env: AnyEnv, policy: ActorCritic, seed: int, config: PlayConfig) -> Episode:
-    """One episode from `reset(seed=seed)`; the seed also draws the actions."""
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    total, length, ended = 0.0, 0, False
-    while not ended:
-        rows = np.asarray(obs)[None]
-        if config.deterministic:
-            actions = policy.act_greedily(rows)
-        else:
-            actions = policy.act(rows, policy.head.draw_noise(rng, 1))
-        obs, reward, terminated, truncated, _ = env.step(_plain(policy.head.to_env(actions)[0]))
-        total += float(reward)
-        length += 1
-        ended = terminated or truncated
-    return Episode(total, length)
+def weights_of(run: Path, best: bool) -> Path:
+    """The folder of a run's last or best weights.
 
-
-def _plain(action: Any) -> Any:
-    """Discrete actions as plain ints, as in training."""
-    return int(action) if np.ndim(action) == 0 else action
-
-
-def _recording(env: AnyEnv, folder: Path) -> AnyEnv:
-    try:
-        return gym.wrappers.RecordVideo(env, str(folder), episode_trigger=lambda _: True, disable_logger=True)
-    except gym.error.DependencyNotInstalled as error:
-        raise EnvError('videos need the extra "render": pip install "prl[render]"') from error
+    Raises:
+        ConfigError: the run has no best ones.
+    """
+    if best and not (run / BEST).is_dir():
+        raise ConfigError(f"{run} has no best policy: it was trained without --eval-freq")
+    return run / (BEST if best else WEIGHTS)

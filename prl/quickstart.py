@@ -15,9 +15,11 @@ import torch
 
 from learner.policy import ActorCritic
 from learner.ppo import Batch, PPOConfig, PPOLearner
+from learner.rnd import RND
 from learner.settings import ConfigError
 from learner.store import Rollout, Store
-from prl.run import check_trainable, make_pool, pick_device, record, reproducible
+from prl.build import check_trainable, make_pool, pick_device, reproducible
+from prl.run import record
 from prl.run_folder import RunFolder
 from prl.stopping import stop_on_signals
 from prl.trainer import Trainer
@@ -108,8 +110,8 @@ class PPO:
         batch_size: an update waits until at least so many steps are collected (`AsyncPPO`).
         mini_batch_size: steps per optimiser step.
         gamma: discount.
-        use_RND: exploration bonus; not available in this version.
-        beta: weight of the exploration bonus.
+        use_RND: reward states that are new to the learner (Random Network Distillation).
+        beta: weight of the advantages of that reward beside those of the env's.
         ent_coef, vf_coef, max_grad_norm, target_kl, hidden_sizes: as in `prl.TrainConfig`.
         device: "auto", "cpu", "cuda", ...
         torch_threads: of an update; more only pay for large networks, and they change the last bits.
@@ -145,8 +147,6 @@ class PPO:
         torch_threads: int = 1,
         seed: int = 0,
     ) -> None:
-        if use_RND:
-            raise ConfigError("use_RND=True is not available in this version of prl; pass use_RND=False")
         if min(action_dim, observ_dim, batch_size, torch_threads) < 1:
             raise ConfigError(
                 f"action_dim, observ_dim, batch_size and torch_threads must be at least 1, "
@@ -154,6 +154,8 @@ class PPO:
             )
         if not 0.0 < action_scaling < np.inf:
             raise ConfigError(f"action_scaling must be a positive number, got {action_scaling}")
+        if not 0.0 <= beta < np.inf:
+            raise ConfigError(f"beta must be 0 or a positive number, got {beta}")
         self.batch_size = batch_size
         self.torch_threads = torch_threads
         self.beta = beta
@@ -161,9 +163,8 @@ class PPO:
         if is_continuous:
             # f64: the unsquashed action can be told from the env action as long as tanh has not rounded to 1.
             action_space = gym.spaces.Box(-action_scaling, action_scaling, (int(action_dim),), np.float64)
-        policy = ActorCritic(
-            gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),)), action_space, hidden_sizes, seed
-        )
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),))
+        policy = ActorCritic(observation_space, action_space, hidden_sizes, seed).to(pick_device(device))
         config = PPOConfig(
             actor_lr=Actor_lr,
             critic_lr=Critic_lr,
@@ -177,7 +178,18 @@ class PPO:
             max_grad_norm=max_grad_norm,
             target_kl=target_kl,
         )
-        self.learner = PPOLearner(policy.to(pick_device(device)), config)
+        exploration = None
+        if use_RND:
+            exploration = RND(
+                observation_space,
+                coef=beta,
+                gae_lambda=GAE_lambda,
+                max_grad_norm=max_grad_norm,
+                hidden_sizes=hidden_sizes,
+                seed=seed,
+                device=policy.device,
+            )
+        self.learner = PPOLearner(policy, config, exploration=exploration)
         self.memory: list[Rollout] = []
         """What `learn` will learn from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
         noise, shuffle = np.random.SeedSequence(seed).spawn(2)
@@ -417,14 +429,18 @@ def _like(rows: Array) -> gym.spaces.Box:
 
 
 def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
-    """Several rollouts as one; episodes stay whole, so their order does not matter."""
+    """Several rollouts as one, in env order; each env's episodes follow one another as they were played."""
 
     def joined(name: str) -> Array:
         return np.concatenate([getattr(rollout, name) for rollout in rollouts])
 
-    names = ("env_ids", "obs", "actions", "rewards", "ends", "terminated", "final_obs")
-    extra = {name: np.concatenate([r.extra[name] for r in rollouts]) for name in rollouts[0].extra}
-    return Rollout(**{name: joined(name) for name in names}, extra=extra)
+    ends = joined("ends")
+    order = np.argsort(joined("env_ids"), kind="stable")
+    end_order = (np.cumsum(ends) - 1)[order][ends[order]]
+    of_steps = {name: joined(name)[order] for name in ("env_ids", "obs", "actions", "rewards", "ends")}
+    of_ends = {name: joined(name)[end_order] for name in ("terminated", "cut", "final_obs")}
+    extra = {name: np.concatenate([r.extra[name] for r in rollouts])[order] for name in rollouts[0].extra}
+    return Rollout(**of_steps, **of_ends, extra=extra)
 
 
 def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
@@ -432,7 +448,7 @@ def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
     observation, action, mine = factory.observation_space, factory.action_space, policy.action_space
     if not isinstance(observation, gym.spaces.Box) or observation.shape != policy.observation_space.shape:
         raise ConfigError(
-            f"observ_dim={policy.observation_space.shape[0]} does not fit {factory.name}: "
+            f"observ_dim={policy.encoder.features} does not fit {factory.name}: "
             f"its observation space is {observation}"
         )
     if isinstance(mine, gym.spaces.Discrete):

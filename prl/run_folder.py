@@ -15,6 +15,8 @@ from learner.policy import ActorCritic
 from learner.settings import ConfigError
 from prl.weights import save_weights
 
+WEIGHTS = "weights"
+BEST = "best"
 _PACKAGES = ("prl", "torch", "gymnasium", "numpy", "cloudpickle", "safetensors")
 
 
@@ -50,13 +52,16 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """`summary.json`, replaced in one step."""
-        temporary = self.path / "summary.json.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(self.path / "summary.json")
+        _write_json(self.path / "summary.json", summary)
 
     def save_weights(self, policy: ActorCritic) -> None:
         """`weights/policy.safetensors`."""
-        save_weights(policy, self.path / "weights")
+        save_weights(policy, self.path / WEIGHTS)
+
+    def save_best(self, policy: ActorCritic, evaluation: dict[str, Any]) -> None:
+        """`best/policy.safetensors` and `best/evaluation.json`; they replace older ones."""
+        save_weights(policy, self.path / BEST)
+        _write_json(self.path / BEST / "evaluation.json", evaluation)
 
 
 def default_run_folder(env_id: str, seed: int) -> Path:
@@ -69,6 +74,13 @@ def default_run_folder(env_id: str, seed: int) -> Path:
         count += 1
         path = Path("runs") / f"{stem}-{count}"
     return path
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces an older file in one step."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def _versions() -> dict[str, str]:

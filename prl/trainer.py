@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,17 @@ import numpy.typing as npt
 from learner.ppo import PPOLearner
 from learner.store import Store
 from prl.collect import Group, Round, collect, split_groups
+from prl.rounds import FixedSteps, Ledger, Rounds, WholeEpisodes
 from workers.protocol import EnvPool
-from workers.seeding import episode_seed
 
 # Streams of randomness that are derived from the run seed; workers.seeding uses 0 for episodes. Each draw is
 # a function of (seed, stream, counter), so there is no generator state that a checkpoint could forget.
 _NOISE_STREAM = 1
 _SHUFFLE_STREAM = 2
+_WARM_UP_STREAM = 3
 
+_WARM_UP_STEPS = 2048
+_WARM_UP_EPISODE = 1 << 31  # beyond all episodes of the run itself
 _RECENT_EPISODES = 100
 
 
@@ -33,9 +36,10 @@ class Report:
         iteration: counts from 1.
         timesteps: env steps since the run began.
         episodes: finished since the run began.
-        returns: f64[episodes of this iteration], undiscounted, round after round in env order.
+        returns: f64[episodes of this iteration], undiscounted, round after round in env order; there may be
+            none in rounds of a fixed number of steps.
         lengths: i64[episodes of this iteration].
-        mean_return: over the last 100 episodes.
+        mean_return: over the last 100 episodes; NaN before the first has ended.
         lost_episodes: since the run began.
         metrics: by name, e.g. "rollout/ep_rew_mean" (the names of Stable-Baselines3).
     """
@@ -61,6 +65,7 @@ class Trainer:
         seed: of everything that is drawn during the run.
         num_groups: envs are stepped in so many groups; 2 lets the policy act while envs step. Part of
             what a seed means: another number gives other weights.
+        num_steps: a round is so many steps of every env; None makes it one whole episode of every env.
 
     Raises:
         ValueError: `num_groups` is not in 1..N.
@@ -75,6 +80,7 @@ class Trainer:
         total_timesteps: int,
         seed: int,
         num_groups: int = 1,
+        num_steps: int | None = None,
     ) -> None:
         if not 1 <= num_groups <= pool.num_envs:
             raise ValueError(f"num_groups must lie in 1..{pool.num_envs} (num_envs), got {num_groups}")
@@ -86,8 +92,11 @@ class Trainer:
         self._groups = split_groups(pool.num_envs, num_groups)
         policy = learner.policy
         self._store = Store(policy.observation_space, policy.head.action_space, pool.num_envs)
+        ledger = Ledger(pool.num_envs, seed)
+        self._rounds: Rounds = WholeEpisodes(ledger) if num_steps is None else FixedSteps(ledger, num_steps)
         self._iteration = 0
         self._round = 0
+        self._episodes = 0
         self._timesteps = 0
         self._lost = 0
         self._recent_returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
@@ -96,6 +105,8 @@ class Trainer:
     def iterations(self) -> Iterator[Report]:
         """One report per update."""
         start, start_steps = time.perf_counter(), self._timesteps
+        if self._iteration == 0 and self.learner.policy.normalizes:
+            self._warm_up()
         while True:
             began = time.perf_counter()
             self._store.clear()
@@ -115,16 +126,26 @@ class Trainer:
                 "time/update_share": (done - played) / (done - began),
             }
             yield self._report(rounds, times, losses)
+            start += time.perf_counter() - done  # what the caller does meanwhile is not training
+
+    def _warm_up(self) -> None:
+        """First statistics of observations, from steps of the untrained policy that are not learnt from."""
+        num_envs = self.pool.num_envs
+        steps = FixedSteps(Ledger(num_envs, self.seed, _WARM_UP_EPISODE), -(-_WARM_UP_STEPS // num_envs))
+        groups = [Group(ids, self._rng(_WARM_UP_STREAM, group)) for group, ids in enumerate(self._groups)]
+        self._store.clear()
+        played = collect(self.pool, self.learner.policy, self._store, steps, groups)
+        self.learner.policy.observe(self._store.rollout().obs)
+        self._timesteps += played.steps
 
     def _play_round(self) -> Round:
-        """Episode `round` of every env."""
-        seeds = [episode_seed(self.seed, env, self._round) for env in range(self.pool.num_envs)]
         groups = [
             Group(ids, self._rng(_NOISE_STREAM, self._round, group)) for group, ids in enumerate(self._groups)
         ]
-        played = collect(self.pool, self.learner.policy, self._store, seeds, groups)
+        played = collect(self.pool, self.learner.policy, self._store, self._rounds, groups)
         self._round += 1
-        self._timesteps += int(played.lengths.sum())
+        self._episodes += len(played.returns)
+        self._timesteps += played.steps
         self._lost += played.lost
         self._recent_returns.extend(played.returns.tolist())
         self._recent_lengths.extend(played.lengths.tolist())
@@ -138,13 +159,13 @@ class Trainer:
         return min(1.0, (self._timesteps - len(self._store)) / self.total_timesteps)
 
     def _report(self, rounds: list[Round], times: dict[str, float], losses: dict[str, float]) -> Report:
-        mean_return = float(np.mean(self._recent_returns))
-        steps = sum(int(r.lengths.sum()) for r in rounds)
-        capacity = sum(int(r.lengths.max()) * len(r.lengths) for r in rounds)
+        mean_return = _mean(self._recent_returns)
+        steps = sum(r.steps for r in rounds)
+        capacity = sum(r.longest for r in rounds) * self.pool.num_envs
         metrics = {
             "rollout/ep_rew_mean": mean_return,
-            "rollout/ep_len_mean": float(np.mean(self._recent_lengths)),
-            "rollout/iteration_rew_mean": float(np.mean(np.concatenate([r.returns for r in rounds]))),
+            "rollout/ep_len_mean": _mean(self._recent_lengths),
+            "rollout/iteration_rew_mean": _mean(np.concatenate([r.returns for r in rounds])),
             "rollout/occupancy": steps / capacity,
             "time/iterations": float(self._iteration),
             "time/total_timesteps": float(self._timesteps),
@@ -154,7 +175,7 @@ class Trainer:
         return Report(
             iteration=self._iteration,
             timesteps=self._timesteps,
-            episodes=self._round * self.pool.num_envs,
+            episodes=self._episodes,
             returns=np.concatenate([r.returns for r in rounds]),
             lengths=np.concatenate([r.lengths for r in rounds]),
             mean_return=mean_return,
@@ -163,11 +184,13 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on. No env is alive between iterations."""
+        """What the next iteration depends on, if rounds are whole episodes: no env is alive then."""
         return {
             "learner": self.learner.state_dict(),
             "iteration": self._iteration,
             "round": self._round,
+            "episodes": self._episodes,
+            "ledger": self._rounds.ledger.state_dict(),
             "timesteps": self._timesteps,
             "lost": self._lost,
             "recent_returns": list(self._recent_returns),
@@ -179,7 +202,15 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self._iteration = state["iteration"]
         self._round = state["round"]
+        self._episodes = state["episodes"]
+        self._rounds.ledger.load_state_dict(state["ledger"])
         self._timesteps = state["timesteps"]
         self._lost = state["lost"]
         self._recent_returns = deque(state["recent_returns"], _RECENT_EPISODES)
         self._recent_lengths = deque(state["recent_lengths"], _RECENT_EPISODES)
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    """NaN if there are none."""
+    values = np.fromiter(numbers, np.float64)
+    return float(values.mean()) if len(values) else float("nan")

@@ -8,6 +8,9 @@ from torch import nn
 from learner.policy import ActorCritic
 from learner.ppo import Batch
 from learner.store import Rollout
+from workers.rows import pack
+
+torch.set_num_threads(1)  # such small tensors gain nothing by more, and threads wait for other processes
 
 
 def vector_space(size):
@@ -20,6 +23,12 @@ def make_policy(action_space=None, obs_dim=3, seed=0, hidden_sizes=(64, 64)):
     return ActorCritic(vector_space(obs_dim), space, hidden_sizes, seed)
 
 
+def sample_rows(space, count, seed=0):
+    """Rows [S, *O] of random elements of any space."""
+    space.seed(seed)
+    return np.stack([pack(space, space.sample()) for _ in range(count)])
+
+
 def identity_critic(policy):
     """Make V(obs) = obs[0], so that a test can choose every value."""
     weight = torch.zeros(1, policy.observation_space.shape[0])
@@ -29,8 +38,11 @@ def identity_critic(policy):
     return policy
 
 
-def make_rollout(episodes, action_dtype=np.int64):
-    """A rollout of episodes (env, obs [T, *O], actions [T, *A], rewards [T], terminated, final_obs [*O])."""
+def make_rollout(episodes, action_dtype=np.int64, cut=()):
+    """A rollout of episodes (env, obs [T, *O], actions [T, *A], rewards [T], terminated, final_obs [*O]).
+
+    `cut` are the numbers of the episodes that go on after their last step, but not in this rollout.
+    """
     envs, obs, actions, rewards, terminated, final_obs = zip(*episodes, strict=True)
     ends = [np.arange(len(r)) == len(r) - 1 for r in rewards]
     return Rollout(
@@ -40,6 +52,7 @@ def make_rollout(episodes, action_dtype=np.int64):
         rewards=np.concatenate(rewards).astype(np.float32),
         ends=np.concatenate(ends),
         terminated=np.array(terminated),
+        cut=np.isin(np.arange(len(episodes)), cut),
         final_obs=np.stack(final_obs).astype(np.float32),
         extra={},
     )

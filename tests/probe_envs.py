@@ -3,8 +3,12 @@
 The numbers are those of `test_probes.py`.
 """
 
+import time
+
 import gymnasium as gym
 import numpy as np
+
+from workers.seeding import episode_seed
 
 IDENTITIES = 4
 """Of `Identity`."""
@@ -163,3 +167,70 @@ class TargetNearABound(Tiny):
         assert self.action_space.contains(action)
         error = (action - self.target) / (self.action_space.high - self.action_space.low)
         return 1.0 - 10.0 * float(np.square(error).sum()), True
+
+
+class Unequal(Tiny):
+    """Probe 10: env k of a run with seed 1 has a right action of its own, k, and env 2 is slow.
+
+    Episodes have 1 + k steps; each pays 1 + k for the right action, -1 for another one.
+    """
+
+    obs_size = 3
+    action_space = gym.spaces.Discrete(3)
+    index = None
+
+    def reset(self, *, seed=None, options=None):
+        if self.index is None:  # an env keeps its index for the whole run, and its first seed tells it
+            self.index = {episode_seed(1, env, 0): env for env in range(3)}.get(seed)
+        return super().reset(seed=seed)
+
+    def obs(self):
+        obs = np.zeros(self.obs_size, np.float32)
+        if self.index is not None:
+            obs[self.index] = 1.0
+        return obs
+
+    def play(self, action):
+        if self.index == 2:
+            time.sleep(0.0005)  # a fast one takes some 10 us
+        return (1.0 + self.index if action == self.index else -1.0), self.steps == self.index
+
+
+class AlikeAtFirst(Tiny):
+    """Probe 11: four steps, of which the first two look alike; only the last one pays, 1.
+
+    The values of the last two states are gamma and 1, whatever lambda is. For the other two it matters, since
+    one cannot tell them apart: the mean of their returns with lambda 1, the fixed point of one-step targets
+    with lambda 0.
+    """
+
+    obs_size = 3
+
+    def obs(self):
+        return np.eye(3, dtype=np.float32)[max(0, min(self.steps, 3) - 1)]
+
+    def play(self, action):
+        return float(self.steps == 3), self.steps == 3
+
+
+class Shifted(Tiny):
+    """Probe 13: four steps, a cue of +-1 in each, and pay for the action that fits it, +-1.
+
+    Seen through bad instruments: all observations are shifted, all rewards in another unit.
+    """
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, unit=1.0, offset=0.0):
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.unit, self.offset = unit, offset
+
+    def sign(self):
+        return (self.cue >> self.steps) % 2 * 2.0 - 1.0
+
+    def obs(self):
+        return np.array([self.offset + self.sign()], np.float32)
+
+    def play(self, action):
+        return self.unit * self.sign() * (2.0 * action - 1.0), self.steps == 3

@@ -1,5 +1,8 @@
 """The checks of what an env returns. In this process: pools add nothing to them."""
 
+import dataclasses
+
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,8 +12,9 @@ from workers.block import EnvBlock
 from workers.envs import env_factory
 from workers.errors import EnvFailure
 from workers.protocol import TERMINATED, TRUNCATED
+from workers.rows import pack
 from workers.slab import SlabLayout
-from workers.testing import FaultWrapper, ProbeEnv, probe_obs, probe_reward
+from workers.testing import CompositeProbe, FaultWrapper, ProbeEnv, probe_obs, probe_reward
 
 
 def block_of(factory, num_envs=3, first_env=0):
@@ -23,8 +27,11 @@ class Canned(gym.Env):
 
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, dtype, obs, reward=0.0, flags=(False, False)):
-        self.observation_space = gym.spaces.Box(0, 1, np.shape(obs), np.dtype(dtype).type)
+    def __init__(self, space, obs, reward=0.0, flags=(False, False)):
+        """The space is given as a dtype, if it is to be a Box for the observation."""
+        if not isinstance(space, gym.Space):
+            space = gym.spaces.Box(0, 1, np.shape(obs), np.dtype(space).type)
+        self.observation_space = space
         self._obs, self._reward, self._flags = obs, reward, flags
 
     def reset(self, *, seed=None, options=None):
@@ -124,6 +131,8 @@ def test_a_bad_reward_is_refused_and_named(fault, message):
         ("int8", np.array([-3, 127], np.int64)),  # wider, but the values fit
         ("uint8", np.array([True, False])),
         ("int64", 1),  # a scalar for the shape ()
+        (np.bool_, np.array([True, False])),
+        (np.bool_, [False, True]),
     ],
 )
 def test_an_observation_that_loses_nothing_is_taken(dtype, obs):
@@ -142,12 +151,143 @@ def test_an_observation_that_loses_nothing_is_taken(dtype, obs):
         ("int64", np.array([2**63], np.uint64)),
         ("float32", np.array([2**24 + 1], np.int64)),
         ("float32", ["0.5"]),
+        (np.bool_, np.array([1, 0], np.int8)),
     ],
 )
 def test_an_observation_whose_value_could_change_is_refused(dtype, obs):
     block, _ = canned_block(dtype, obs)
     with pytest.raises(EnvFailure, match="an observation of dtype"):
         block.reset([0], [0])
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (gym.spaces.Discrete(4), 3, 4),
+        (gym.spaces.Discrete(4, start=-2), -2, np.int64(2)),
+        (gym.spaces.MultiDiscrete([2, 3]), [1, 2], [2, 0]),
+        (gym.spaces.MultiBinary(2), [0, 1], np.array([0, 2], np.int8)),
+    ],
+)
+def test_an_observation_outside_of_a_discrete_space_is_refused(space, inside, outside):
+    factory = env_factory(lambda: Canned(space, inside))
+    block, slab = block_of(factory, 3, first_env=5)
+    block.reset([0, 1, 2], [1, 2, 3])
+    block.step([0, 2])
+    np.testing.assert_array_equal(slab.obs, [inside] * 3)
+    block._envs[1]._obs = outside
+    with pytest.raises(
+        EnvFailure, match=r"^env 6, episode 0, step 1: returned an observation outside of its"
+    ):
+        block.step([0, 1, 2])
+    with pytest.raises(
+        EnvFailure, match=r"^env 6, episode 1, step 0: returned an observation outside of its"
+    ):
+        block.reset([1], [1])
+
+
+def test_an_observation_outside_of_its_space_is_found_in_the_next_episode_too():
+    factory = env_factory(lambda: Canned(gym.spaces.Discrete(4), 1, flags=(True, False)))
+    block, _ = block_of(factory, 2)
+    block.reset([0, 1], [1, 2])
+    block._envs[1].reset = lambda seed: (4, {})
+    with pytest.raises(
+        EnvFailure, match=r"^env 1, episode 1, step 0: returned an observation outside .*: 4$"
+    ):
+        block.step([0, 1], [3, 4])
+
+
+GOAL = gym.spaces.Dict(goal=gym.spaces.Tuple([gym.spaces.Discrete(4), gym.spaces.Box(-1, 1, (2,))]))
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros(16, np.uint8), "observation of type ndarray, its space says dict"),  # as if it were a row
+        ({}, r"no observation\['goal'\], which its space has"),
+        ({"goal": (1, [0.0, 0.0]), "more": 1}, r"observation\['more'\], which its space does not have"),
+        ({"goal": (1,)}, r"observation\['goal'\] of length 1, its space says 2"),
+        ({"goal": (1, [0.0])}, r"observation\['goal'\]\[1\] of shape \(1,\), its space says \(2,\)"),
+        ({"goal": (1, [np.inf, 0])}, r"observation\['goal'\]\[1\] that is not finite"),
+        ({"goal": (5, [0.0, 0.0])}, r"observation\['goal'\]\[0\] outside of its space Discrete\(4\): 5"),
+    ],
+)
+def test_a_bad_leaf_is_refused_and_named(obs, message):
+    factory = env_factory(lambda: Canned(GOAL, {"goal": (2, np.array([0.25, 0.5]))}))
+    block, slab = block_of(factory, first_env=40)
+    assert slab.obs.shape == (3, 16)
+    block.reset([0, 1, 2], [10, 11, 12])
+    block.step([0, 1])
+    row = np.int64(2).tobytes() + np.array([0.25, 0.5], np.float32).tobytes()
+    assert [each.tobytes() for each in slab.obs] == [row] * 3
+    block._envs[1]._obs = obs
+    with pytest.raises(EnvFailure, match=f"^env 41, episode 0, step 2: returned {message}"):
+        block.step([0, 1, 2])
+
+
+def test_a_mask_that_is_missing_later_is_an_error_that_names_its_step():
+    block, _ = block_of(env_factory("Taxi-v4"), 2)
+    block.reset([0, 1], [1, 2])
+    block.step([0, 1])
+    env = block._envs[1].env
+    step = env.step
+    env.step = lambda action: (*step(action)[:4], {"prob": 1.0})
+    message = r"^env 1, episode 0, step 2: step\(0\) raised ValueError: info has no 'action_mask'"
+    with pytest.raises(EnvFailure, match=message):
+        block.step([0, 1])
+
+
+def test_what_is_left_out_of_observations_is_not_looked_at():
+    space = gym.spaces.Dict(text=gym.spaces.Text(5), x=gym.spaces.Discrete(9))
+    factory = env_factory(lambda: Canned(space, {"text": "hello", "x": 7}))
+    block, slab = block_of(factory, 2)
+    block.reset([0, 1], [1, 2])
+    block._envs[0].env._obs = {"text": None, "x": 8}
+    block.step([0, 1])
+    assert slab.obs.view(np.int64).tolist() == [[8], [7]]
+
+
+def test_other_spaces_than_the_first_ones_after_leaving_out():
+    factory = env_factory(
+        lambda: Canned(gym.spaces.Dict(t=gym.spaces.Text(5), x=gym.spaces.Discrete(9)), None)
+    )
+    for other, message in ((gym.spaces.Text(7), None), (gym.spaces.Discrete(2), "Dict.*Discrete.2.")):
+        space = gym.spaces.Dict(t=other, x=gym.spaces.Discrete(9))
+        payload = cloudpickle.dumps(lambda space=space: Canned(space, None))
+        changed = dataclasses.replace(factory, payload=payload)
+        if message is None:
+            block_of(changed)
+            continue
+        with pytest.raises(EnvFailure, match=f"^env 0: its observation_space is {message}"):
+            block_of(changed)
+
+
+def test_nested_actions_own_their_memory():
+    kept = []
+
+    class Keeps(gym.Wrapper):
+        def step(self, action):
+            kept.append(action)
+            return self.env.step(action)
+
+    factory = env_factory(CompositeProbe)
+    block, slab = block_of(factory, 2)
+    block._envs = [Keeps(env) for env in block._envs]
+    factory.action_space.seed(5)
+    actions = [factory.action_space.sample() for _ in range(2)]
+    block.reset([0, 1], [10, 11])
+    for row, action in enumerate(actions):
+        slab.action[row] = pack(factory.action_space, action)
+    block.step([0, 1])
+    slab.action[:] = 255
+    for found, action in zip(kept, actions, strict=True):
+        assert type(found) is dict
+        assert type(found["kind"]) is int
+        assert type(found["move"]) is tuple
+        assert found["kind"] == action["kind"]
+        for mine, theirs in zip(found["move"], action["move"], strict=True):
+            assert mine.dtype == theirs.dtype
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_observations_are_copied_from_the_env():

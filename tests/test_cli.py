@@ -20,6 +20,7 @@ SMALL = ("--num-envs", "4", "--num-workers", "0", "--total-timesteps", "300", "-
 SUMMARY = {
     *("status", "env_id", "seed", "timesteps", "iterations", "episodes", "mean_return", "steps_per_second"),
     *("wall_seconds", "num_workers", "num_envs", "worker_restarts", "lost_episodes", "weights_sha256"),
+    *("eval_mean_return", "best_mean_return", "best_timesteps"),
 }
 
 
@@ -38,6 +39,7 @@ def test_a_run_writes_its_folder(tmp_path, capsys):
     assert summary.keys() == SUMMARY
     assert (summary["status"], summary["seed"], summary["num_envs"]) == ("finished", 4, 4)
     assert summary["timesteps"] >= 300
+    assert summary["eval_mean_return"] is summary["best_mean_return"] is summary["best_timesteps"] is None
     rows = (folder / "progress.csv").read_text().splitlines()
     assert len(rows) == summary["iterations"] + 1
     header, last = rows[0].split(","), rows[-1].split(",")

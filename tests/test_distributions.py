@@ -317,7 +317,63 @@ def test_noise_comes_from_the_callers_generator_alone(space):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("space", [gym.spaces.MultiDiscrete([2, 2]), gym.spaces.Box(0, 5, (2,), np.int64)])
-def test_other_action_spaces_are_refused(space):
-    with pytest.raises(ValueError, match="must be Discrete or a Box of floats"):
-        action_head(space)
+ALLOWED = "it must be Discrete, MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these"
+REFUSED = [
+    gym.spaces.Box(0, 5, (2,), np.int64),
+    gym.spaces.Box(np.arange(400).reshape(4, 100), np.full((4, 100), 500), dtype=np.int16),
+    gym.spaces.Text(5),
+    gym.spaces.Sequence(gym.spaces.Discrete(2)),
+    gym.spaces.Graph(gym.spaces.Discrete(2), None),
+    gym.spaces.OneOf([gym.spaces.Discrete(2)]),
+]
+
+
+@pytest.mark.parametrize("space", REFUSED)
+def test_other_action_spaces_are_refused_in_one_line(space):
+    nested = gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Dict({"x": space})])
+    for refused in (space, nested):
+        with pytest.raises(ValueError, match=ALLOWED) as caught:
+            action_head(refused)
+        assert "\n" not in str(caught.value)
+        assert f"action space {type(space).__name__}(" in str(caught.value)
+
+
+# ---- Gaussian: shapes and first deviations
+
+
+@pytest.mark.parametrize("space", [box(-2.0, 1.0), box(0.0, INF, np.float64), box(3.0, 3.0)])
+def test_a_box_without_dimensions_is_like_one_of_a_single_dimension(space):
+    flat_space = gym.spaces.Box(space.low[None], space.high[None], dtype=space.dtype)
+    head, flat = action_head(space), action_head(flat_space)
+    rng = np.random.default_rng(0)
+    outputs = rng.standard_normal((6, 1), np.float32)
+    actions = head.sample(outputs, head.draw_noise(rng, 6))
+    assert actions.shape == (6,) == head.mode(outputs).shape
+    env_actions = head.to_env(actions)
+    np.testing.assert_array_equal(env_actions, flat.to_env(actions[:, None])[:, 0])
+    assert all(space.contains(np.asarray(env_action)) for env_action in env_actions)
+    np.testing.assert_array_equal(head.from_env(env_actions), flat.from_env(env_actions[:, None])[:, 0])
+    means, drawn = torch.as_tensor(outputs), torch.as_tensor(actions)
+    assert torch.equal(head.log_prob(means, drawn), flat.log_prob(means, drawn[:, None]))
+    assert torch.equal(head.log_det(drawn), flat.log_det(drawn[:, None]))
+    assert head.entropy(means).shape == (6,)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_box_without_elements_has_one_certain_action(rows):
+    head = action_head(gym.spaces.Box(-1.0, 1.0, (2, 0)))
+    noise = head.draw_noise(np.random.default_rng(0), rows)
+    actions = head.sample(np.empty((rows, 0), np.float32), noise)
+    assert actions.shape == (rows, 2, 0) == head.to_env(actions).shape
+    outputs, drawn = torch.empty(rows, 0), torch.as_tensor(actions)
+    for total in (head.log_prob(outputs, drawn), head.entropy(outputs), head.log_det(drawn)):
+        assert total.tolist() == [0.0] * rows
+
+
+def test_the_first_standard_deviation_can_be_chosen():
+    head = action_head(SPACE, log_std_init=-1.25)
+    assert head.log_std.tolist() == [-1.25] * 3
+    assert head.log_std.dtype == torch.float32
+    assert action_head(SPACE).log_std.tolist() == [0.0] * 3
+    assert head.sample(np.zeros((1, 3)), np.ones((1, 3)))[0] == pytest.approx(math.exp(-1.25))
+    assert action_head(gym.spaces.Discrete(2), log_std_init=-1.0).num_outputs == 2

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sys
 import threading
@@ -10,7 +11,9 @@ from gymnasium.wrappers import RescaleAction, TimeLimit, TransformReward
 
 from workers.envs import env_factory
 from workers.errors import EnvError
-from workers.testing import FaultWrapper, ProbeEnv, probe_obs
+from workers.process_pool import ProcessPool
+from workers.rows import unpack
+from workers.testing import FaultWrapper, ProbeEnv, probe_obs, probe_reward
 
 
 def layers(env):
@@ -34,6 +37,9 @@ def package(tmp_path, monkeypatch):
         "gymnasium.register('Probe-v3', entry_point='workers.testing:ProbeEnv', max_episode_steps=9)\n"
         "gymnasium.register('Extra-v0', entry_point=needs_extra)\n"
         "gymnasium.register('Nowhere-v0', entry_point='no_such_module:Env')\n"
+        "class Doubled(gymnasium.ObservationWrapper):\n"
+        "    def observation(self, observation):\n"
+        "        return 2 * observation\n"
     )
     (tmp_path / "broken_envs.py").write_text("import no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -281,3 +287,301 @@ def test_trial_envs_are_closed_and_nothing_is_said(capfd):
         env_factory(gym.make("CartPole-v1"))
     assert capfd.readouterr() == ("", "")
     assert len(closed) == 1
+
+
+# --- wrappers by name ---------------------------------------------------------------------------------------
+
+STACK = "gymnasium.wrappers:FrameStackObservation(stack_size=4)"
+TIME = "gymnasium.wrappers:TimeAwareObservation"
+
+
+@pytest.mark.parametrize(
+    "env",
+    ["CartPole-v1", gym.spec("CartPole-v1"), lambda: gym.make("CartPole-v1"), gym.make("CartPole-v1")],
+    ids=["id", "spec", "function", "env"],
+)
+def test_wrappers_are_put_around_from_the_inside_out(env):
+    factory = env_factory(env, wrappers=[TIME, STACK], max_episode_steps=3)
+    names = layers(factory.build())
+    assert names[:3] == ["FrameStackObservation", "TimeAwareObservation", "TimeLimit"]
+    assert factory.observation_space.shape == (4, 5)
+    assert factory.has_time_limit
+    assert steps_until_the_end(factory) == (3, False, True)
+    assert env_factory(env, wrappers=[STACK, TIME]).observation_space.shape == (4 * 4 + 1,)
+
+
+def test_wrappers_are_not_put_around_twice():
+    wrapped = env_factory("CartPole-v1", wrappers=[STACK]).build()
+    names = ["FrameStackObservation", "TimeLimit", "OrderEnforcing", "CartPoleEnv"]
+    assert layers(env_factory(wrapped).build()) == names
+    again = env_factory(wrapped, wrappers=[TIME]).build()
+    assert layers(again) == ["TimeAwareObservation", *names]
+
+
+def test_keyword_values_of_wrappers_are_literals():
+    env = env_factory(
+        ProbeEnv, wrappers=["gymnasium.wrappers:ClipReward(min_reward=-1.0, max_reward = 2)"]
+    ).build()
+    assert layers(env) == ["ClipReward", "ProbeEnv"]
+    env.reset(seed=4)
+    assert probe_reward(probe_obs(4), 0) > 2
+    assert env.step(0)[1] == 2
+    wrapper = "workers.testing:FaultWrapper(fault='reward_none', stage='step', at_step=2, seed=None)"
+    env = env_factory(ProbeEnv, wrappers=[wrapper]).build()
+    env.reset(seed=4)
+    assert [env.step(0)[1] is None for _ in range(2)] == [False, True]
+
+
+def test_the_class_of_a_wrapper_is_found_in_a_worker(package):
+    factory = env_factory(ProbeEnv, wrappers=[f"{package}:Doubled"])
+    with ProcessPool(factory, 1, 1) as pool:
+        pool.reset(np.zeros(1, np.int64), [5])
+        np.testing.assert_array_equal(pool.recv().obs[0], 2 * probe_obs(5))
+
+
+MALFORMED = (
+    "a wrapper is given as 'module:Class' or 'module:Class(key=value, ...)' with literal values, not as"
+)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        ("TimeLimit", MALFORMED),
+        (":TimeLimit", MALFORMED),
+        ("gymnasium.wrappers:", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(5)", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(**{'max_episode_steps': 5})", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(max_episode_steps=2 + len('abc'))", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(max_episode_steps=__import__('os').getpid())", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(max_episode_steps=1, max_episode_steps=2)", MALFORMED),
+        ("gymnasium.wrappers:TimeLimit(max_episode_steps=1)(2)", MALFORMED),
+        ("gymnasium.wrappers:TimeLimmit", "is unknown: AttributeError: module 'gymnasium.wrappers' has no"),
+        (
+            "gymnasium.wrapers:TimeLimit",
+            "cannot import the wrapper 'gymnasium.wrapers:TimeLimit': ModuleNotFound",
+        ),
+        ("gymnasium:__version__", "the wrapper 'gymnasium:__version__' is not a class"),
+        (
+            "gymnasium.wrappers:TimeLimit(steps=5)",
+            "the wrapper 'gymnasium.wrappers:TimeLimit(steps=5)' raised TypeError: ",
+        ),
+        ("builtins:repr", "the wrapper 'builtins:repr' made a str, not a gymnasium.Env"),
+    ],
+)
+def test_what_is_no_wrapper(wrapper, message):
+    assert message in str(refusal("CartPole-v1", wrappers=[wrapper]))
+
+
+# --- action masks -------------------------------------------------------------------------------------------
+
+
+class Masked(ProbeEnv):
+    """Tells in its info which actions it takes."""
+
+    def __init__(self, mask, action_space=None, space=None):
+        super().__init__()
+        self.mask = mask
+        self.space = space
+        if action_space is not None:
+            self.action_space = action_space
+        if space is not None:
+            self.observation_space = space
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return (obs if self.space is None else self.space.sample()), info | {"action_mask": self.mask}
+
+
+@pytest.mark.parametrize(
+    "env",
+    ["Taxi-v4", gym.spec("Taxi-v4"), lambda: gym.make("Taxi-v4"), gym.make("Taxi-v4")],
+    ids=["id", "spec", "function", "env"],
+)
+def test_a_mask_becomes_a_part_of_the_observation(env):
+    factory = env_factory(env)
+    space = gym.spaces.Dict([("obs", gym.spaces.Discrete(500)), ("action_mask", gym.spaces.MultiBinary(6))])
+    assert factory.observation_space == space
+    assert list(factory.observation_space.spaces) == ["obs", "action_mask"]
+    assert factory.mask_from_info
+    assert factory.has_time_limit
+    built = factory.build()
+    assert built.observation_space == space
+    obs, info = built.reset(seed=0)
+    assert obs["obs"] == 314
+    for _ in range(20):
+        assert obs["action_mask"].dtype == np.int8
+        np.testing.assert_array_equal(obs["action_mask"], info["action_mask"])
+        obs, _, _, _, info = built.step(int(np.flatnonzero(obs["action_mask"])[0]))
+
+
+def test_a_mask_is_added_once():
+    built = env_factory("Taxi-v4").build()
+    factory = env_factory(built)
+    assert layers(factory.build()) == layers(built)
+    assert factory.observation_space == built.observation_space
+    assert not factory.mask_from_info  # it is a part of the env's own observation
+
+
+SPACES = gym.spaces
+BITS = SPACES.MultiBinary(2)
+
+
+@pytest.mark.parametrize(
+    ("action_space", "length"),
+    [
+        (SPACES.Discrete(3, start=-1), 3),
+        (SPACES.MultiDiscrete([[2, 3], [1, 4]]), 10),
+        (SPACES.MultiBinary([2, 3]), 12),
+        (SPACES.Dict(b=BITS, a=SPACES.Tuple([SPACES.Discrete(3), SPACES.MultiDiscrete([2, 2])])), 11),
+    ],
+)
+def test_the_length_of_a_mask(action_space, length):
+    for mask in (np.ones(length, np.bool_), np.ones((1, length, 1), np.int64), [1] * length):
+        factory = env_factory(Masked, env_kwargs={"mask": mask, "action_space": action_space})
+        assert factory.observation_space["action_mask"] == SPACES.MultiBinary(length)
+        np.testing.assert_array_equal(factory.build().reset(seed=1)[0]["action_mask"], np.ones(length))
+
+
+def test_an_env_whose_actions_have_no_masks_is_no_copy_of_one_whose_actions_have():
+    factory = env_factory("Taxi-v4")
+    factory = dataclasses.replace(factory, payload=env_factory("Pendulum-v1").payload)
+    with pytest.raises(ValueError, match=r"the actions of Box.* have no masks"):
+        factory.build()
+
+
+def test_a_mask_joins_the_keys_of_a_dict():
+    space = SPACES.Dict([("z", SPACES.Discrete(2)), ("text", SPACES.Text(4)), ("a", SPACES.Discrete(3))])
+    factory = env_factory(Masked, env_kwargs={"mask": [1, 0, 1, 0, 0], "space": space})
+    assert list(factory.observation_space.spaces) == ["z", "a", "action_mask"]
+    obs = factory.build().reset(seed=0)[0]
+    assert list(obs) == ["z", "a", "action_mask"]
+    assert obs["action_mask"].tolist() == [1, 0, 1, 0, 0]
+
+    own = SPACES.Dict(action_mask=SPACES.MultiBinary(5), x=SPACES.Discrete(2))
+    factory = env_factory(Masked, env_kwargs={"mask": "another one", "space": own})
+    assert (factory.observation_space, factory.mask_from_info) == (own, False)
+
+
+def test_actions_without_masks_and_infos_without_them():
+    box = SPACES.Dict(a=SPACES.Discrete(2), b=SPACES.Box(0, 1))
+    for action_space in (box, SPACES.Box(0, 1)):
+        factory = env_factory(Masked, env_kwargs={"mask": None, "action_space": action_space})
+        assert not factory.mask_from_info
+        assert factory.observation_space.shape == (8,)
+    assert not env_factory("CartPole-v1").mask_from_info
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones(4, np.int8), "int8 of shape (4,), not 5 integers or bools"),
+        (np.ones(5, np.float32), "float32 of shape (5,), not 5 integers or bools"),
+        (None, "object of shape (), not 5 integers or bools"),
+        ([0, 1, 2, 0, 0], "holds other numbers than 0 and 1: [0 1 2 0 0]"),
+        ([[1, 0], [1, 0, 1]], "ValueError: setting an array element"),
+    ],
+)
+def test_what_is_no_mask(mask, message):
+    error = refusal(Masked, env_kwargs={"mask": mask})
+    assert str(error).startswith("Masked has an action mask that does not fit its actions: ")
+    assert message.removeprefix("ValueError: ") in str(error)
+
+
+@pytest.mark.parametrize(("fault", "text"), [("raise", "ValueError: boom"), ("system_exit", "SystemExit: 3")])
+def test_a_first_reset_that_raises(fault, text):
+    error = refusal(lambda: FaultWrapper(ProbeEnv(), fault, stage="reset"))
+    assert str(error) == f"reset(seed=0) of <lambda> raised {text}"
+    assert "in _happens" in error.traceback
+    # Actions that cannot have masks are not tried.
+    env_factory(lambda: FaultWrapper(ProbeEnv(box_action=True), fault, stage="reset"))
+
+
+# --- spaces -------------------------------------------------------------------------------------------------
+
+
+class Spaces(gym.Env):
+    """Samples its observations, and refuses actions that are none."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+
+def spaces_of(observation_space, action_space=BITS):
+    return lambda: Spaces(observation_space, action_space)
+
+
+def test_what_is_not_made_of_numbers_is_left_out():
+    inner = SPACES.Tuple(
+        [SPACES.Sequence(BITS), BITS, SPACES.OneOf([BITS, BITS]), SPACES.Dict(a=SPACES.Text(3))]
+    )
+    space = SPACES.Dict(
+        [("z", inner), ("g", SPACES.Graph(SPACES.Discrete(2), None)), ("b", SPACES.Box(0, 1))]
+    )
+    factory = env_factory(spaces_of(space))
+    assert factory.left_out == (
+        "observation['z'][0] (Sequence)",
+        "observation['z'][2] (OneOf)",
+        "observation['z'][3]['a'] (Text)",
+        "observation['g'] (Graph)",
+    )
+    assert factory.observation_space == SPACES.Dict(z=SPACES.Tuple([BITS]), b=SPACES.Box(0, 1))
+    assert list(factory.observation_space.spaces) == ["z", "b"]
+    env = factory.build()
+    assert env.observation_space == factory.observation_space
+    obs = env.reset(seed=3)[0]
+    assert factory.observation_space.contains(obs)
+    space.seed(3)
+    np.testing.assert_array_equal(obs["z"][0], space.sample()["z"][1])
+    # As a whole env: its observation has nothing to leave out any more.
+    again = env_factory(env)
+    assert (again.observation_space, again.left_out) == (factory.observation_space, ())
+
+
+def test_nothing_is_left_out_of_numbers():
+    factory = env_factory(spaces_of(SPACES.Dict(a=BITS, b=SPACES.Tuple([SPACES.Discrete(2)]))))
+    assert factory.left_out == ()
+    assert type(factory.build()) is Spaces
+
+
+def test_minigrid():
+    minigrid = pytest.importorskip("minigrid")
+    assert minigrid
+    factory = env_factory("minigrid:MiniGrid-Empty-5x5-v0")
+    assert factory.left_out == ("observation['mission'] (MissionSpace)",)
+    assert list(factory.observation_space.spaces) == ["direction", "image"]
+    assert sorted(factory.build().reset(seed=1)[0]) == ["direction", "image"]
+
+
+TEXT = SPACES.Text(3)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "message"),
+    [
+        (TEXT, BITS, "its elements are not numeric arrays"),
+        (SPACES.Sequence(BITS), BITS, "its elements are not numeric arrays"),
+        (SPACES.Dict(a=TEXT), BITS, "the elements of its part ['a'] are not numeric arrays"),
+        (SPACES.Dict(), BITS, "it holds no numbers"),
+        (BITS, TEXT, "its elements are not numeric arrays"),
+        (BITS, SPACES.Tuple([BITS, TEXT]), "the elements of its part [1] are not numeric arrays"),
+        (BITS, SPACES.Dict(), "it holds no numbers"),
+    ],
+)
+def test_spaces_that_cannot_be_used(observation_space, action_space, message):
+    error = refusal(spaces_of(observation_space, action_space))
+    assert str(error).startswith("the space ")
+    assert str(error).endswith(f"is not supported: {message}")
+
+
+def test_one_observation_and_one_action_of_a_plain_space():
+    """Of a player with a single env: every env takes an int, fewer take NumPy scalars."""
+    assert type(unpack(SPACES.Discrete(5), np.array([3])[0])) is int
+    action = unpack(SPACES.Box(-1, 1, (2,)), np.array([0.5, 1.0], np.float32))
+    assert (action.dtype, action.tolist()) == (np.float32, [0.5, 1.0])
+    assert unpack(SPACES.Box(-1, 1, ()), np.float32(0.5)).shape == ()

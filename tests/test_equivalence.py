@@ -1,12 +1,23 @@
 """Invariant 1: the same seed gives the same weights, wherever and however the envs are stepped."""
 
 import dataclasses
+import itertools
 
 import pytest
+import torch
 
+from learner.policy import ActorCritic
+from learner.ppo import PPOConfig, PPOLearner
 from prl.arguments import parse
+from prl.build import reproducible
 from prl.config import TrainConfig
 from prl.run import train
+from prl.trainer import Trainer
+from prl.weights import weights_sha256
+from workers.envs import env_factory
+from workers.inline_pool import InlinePool
+from workers.process_pool import ProcessPool
+from workers.testing import CompositeProbe
 
 ENVS = {
     "CartPole-v1": {"total_timesteps": 3000, "batch_size": 512},
@@ -61,3 +72,86 @@ def test_a_saved_config_does_the_run_again(tmp_path):
     again = parse(TrainConfig, ["--config", str(tmp_path / "a/config.yaml")], prog="train.py")
     assert again.run_folder is None
     assert train(dataclasses.replace(again, run_folder=tmp_path / "b"))["weights_sha256"] == first
+
+
+# ---- rounds of a fixed number of steps: episodes go on from round to round
+
+NORMALIZED = {"normalize_obs": True, "normalize_reward": True}
+MODES = {
+    "steps": {"num_steps": 40},
+    "steps in two groups": {"num_steps": 40, "num_groups": 2},
+    "steps, normalised": {"num_steps": 40, **NORMALIZED},
+    "steps in two groups, normalised": {"num_steps": 40, "num_groups": 2, **NORMALIZED},
+    "episodes, normalised": NORMALIZED,
+}
+CARTPOLE = ("CartPole-v1", {"max_episode_steps": 30})  # untrained, half of its episodes fall and half do not
+COMPOSITE = (CompositeProbe, {"max_episode_steps": 100})
+
+
+def outcome(pool, factory, *, normalize_obs=False, normalize_reward=False, num_groups=1, num_steps=None):
+    """Weights, and what was played, after three updates."""
+    policy = ActorCritic(
+        factory.observation_space, factory.action_space, (16,), 3, normalize_obs=normalize_obs
+    )
+    config = PPOConfig(num_epochs=2, normalize_reward=normalize_reward, actor_lr=1e-2)
+    trainer = Trainer(
+        pool,
+        PPOLearner(policy, config, pool.num_envs),
+        batch_size=400,
+        total_timesteps=1200,
+        seed=3,
+        num_groups=num_groups,
+        num_steps=num_steps,
+    )
+    reports = list(itertools.islice(trainer.iterations(), 3))
+    returns = [report.returns.tolist() for report in reports]
+    return weights_sha256(policy), returns, reports[-1].timesteps, reports[-1].episodes
+
+
+def outcomes(make_pool, env, modes):
+    """Of all modes, one after the other on one pool: nothing is left of a run when the next one begins."""
+    factory = env_factory(env[0], **env[1])
+    with make_pool(factory, 10) as pool, reproducible(1, torch.device("cpu")):
+        return {name: outcome(pool, factory, **MODES[name]) for name in modes}
+
+
+@pytest.fixture(scope="module")
+def inline():
+    return outcomes(InlinePool, CARTPOLE, MODES)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "transport"),
+    [(1, "shared"), (1, "pipe"), (2, "shared"), (2, "pipe"), (3, "shared"), (3, "pipe")],
+)
+def test_workers_and_transport_change_no_bit_of_fixed_rounds(inline, num_workers, transport):
+    def make_pool(factory, num_envs):
+        return ProcessPool(factory, num_envs, num_workers, transport=transport)
+
+    assert outcomes(make_pool, CARTPOLE, MODES) == inline
+
+
+def test_every_mode_is_a_run_of_its_own(inline):
+    assert len({sha for sha, *_ in inline.values()}) == len(MODES)
+    assert outcomes(InlinePool, CARTPOLE, reversed(MODES)) == inline  # whatever was played before
+    for name, (_, _, timesteps, episodes) in inline.items():
+        assert timesteps == (3250 if "normalised" in name else 1200) or "episodes" in name
+        assert episodes > 30
+
+
+@pytest.mark.parametrize(("num_workers", "transport"), [(2, "pipe"), (3, "shared")])
+def test_nested_spaces_change_nothing_about_it(num_workers, transport):
+    def make_pool(factory, num_envs):
+        return ProcessPool(factory, num_envs, num_workers, transport=transport)
+
+    modes = ["steps in two groups"]
+    assert outcomes(make_pool, COMPOSITE, modes) == outcomes(InlinePool, COMPOSITE, modes)
+
+
+def test_fixed_rounds_through_the_config(tmp_path):
+    settings = {"rollout": "steps", "num_steps": 50, "total_timesteps": 4000, "seed": 3, **NORMALIZED}
+    first = weights(tmp_path / "a", num_workers=0, **settings)
+    assert weights(tmp_path / "b", num_workers=2, num_groups=1, **settings) == first
+    assert weights(tmp_path / "c", num_workers=0, **(settings | {"num_steps": 51})) != first
+    again = parse(TrainConfig, ["--config", str(tmp_path / "a/config.yaml")], prog="train.py")
+    assert train(dataclasses.replace(again, run_folder=tmp_path / "d"))["weights_sha256"] == first

@@ -8,8 +8,9 @@ from workers.envs import env_factory
 from workers.errors import WorkerEnvFailed
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
+from workers.rows import RowCodec, pack, row_bytes
 from workers.seeding import episode_seed
-from workers.testing import FaultWrapper, ProbeEnv
+from workers.testing import CompositeProbe, FaultWrapper, ProbeEnv, composite_of, probe_obs
 
 N = 7  # neither 2 nor 3 divides it
 
@@ -183,6 +184,63 @@ def test_layouts_and_box_actions(make_pool, shape, dtype):
             actions = np.linspace(-2.0, 2.0, 2 * N, dtype=np.float32).reshape(N, 2) / (t + 1)
             pool.send(ids(*range(N)), actions)
             expected.check_step(pool.recv(), range(N), actions)
+
+
+class ExpectedComposite(Expected):
+    """What N `CompositeProbe`s must answer, in rows."""
+
+    def __init__(self, num_envs, space):
+        super().__init__(num_envs, (row_bytes(space),), "uint8")
+        self.codec = RowCodec(space)
+
+    def obs(self, env):
+        code = probe_obs(self.seeds[env], self.actions[env], dtype="uint8")
+        return self.codec.pack(composite_of(code))
+
+
+@pytest.mark.parametrize("make_pool", POOLS.values(), ids=POOLS.keys())
+@pytest.mark.usefixtures("leaves_nothing")
+def test_nested_observations_and_actions(make_pool):
+    """The env refuses actions that are not made as Gymnasium makes them, and certifies the others."""
+    factory = env_factory(CompositeProbe)
+    expected = ExpectedComposite(N, factory.observation_space)
+    space = factory.action_space
+    space.seed(1)
+    with make_pool(factory, N) as pool:
+        everyone, episode, ends = ids(*range(N)), [0] * N, 0
+        reset_all(pool, expected)
+        for _ in range(15):
+            actions = np.stack([pack(space, space.sample()) for _ in range(N)])
+            seeds = [episode_seed(1, env, episode[env] + 1) for env in range(N)]
+            pool.send(everyone, actions, seeds)
+            batch = pool.recv()
+            expected.check_step(batch, everyone, actions)
+            for env in np.flatnonzero(batch.ended):
+                episode[env], ends = episode[env] + 1, ends + 1
+                expected.seeds[env], expected.actions[env] = seeds[env], []
+            np.testing.assert_array_equal(batch.next_obs, [expected.obs(env) for env in range(N)])
+        pool.send(ids(1, 4), actions[[1, 4]])
+        expected.check_step(pool.recv(), ids(1, 4), actions[[1, 4]])
+    assert ends > N
+
+
+@some_pools
+@pytest.mark.usefixtures("leaves_nothing")
+def test_masks_and_wrappers_travel_with_the_factory(make_pool):
+    wrappers = ["gymnasium.wrappers:TimeAwareObservation(flatten=False)"]
+    factory = env_factory("Taxi-v4", max_episode_steps=3, wrappers=wrappers)
+    codec = RowCodec(factory.observation_space)
+    env = factory.build()
+    with make_pool(factory, 3) as pool:
+        pool.reset(ids(0, 1, 2), [7, 8, 9])
+        obs = pool.recv().obs
+        for row, seed in zip(obs, (7, 8, 9), strict=True):
+            np.testing.assert_array_equal(row, codec.pack(env.reset(seed=seed)[0]))
+        for t in range(3):
+            pool.send(ids(0, 2), np.array([1, t], np.int64))
+            batch = pool.recv()
+            np.testing.assert_array_equal(batch.obs[1], codec.pack(env.step(t)[0]))
+        assert batch.truncated.all()
 
 
 @some_pools

@@ -1,4 +1,4 @@
-"""Rows 2, 5, 6, 9, 10, 11 and 12, the bootstrap of row 4, and that a learner can be saved and continued."""
+"""Rows 2, 5, 6, 9 to 12, the bootstrap of row 4, what row 13 shares, and that a learner can be continued."""
 
 import dataclasses
 import io
@@ -16,10 +16,14 @@ from learner_helpers import (
     numbered_batch,
     play,
     same_bits,
+    sample_rows,
+    vector_space,
     weights_of,
 )
+from torch import nn
 
 from learner.losses import normalize
+from learner.policy import ActorCritic
 from learner.ppo import Batch, NonFiniteError, PPOConfig, PPOLearner
 from learner.store import Store
 
@@ -103,9 +107,37 @@ def test_without_annealing_progress_does_not_matter():
     results = []
     for progress in (0.0, 0.9):
         learner = learner_of()
-        learner.optimize(numbered_batch(learner.policy, 64), rng(), progress)
+        metrics = learner.optimize(numbered_batch(learner.policy, 64), rng(), progress)
+        assert (metrics["learning_rate"], metrics["clip_range"]) == (3e-4, 0.2)
         results.append(weights_of(learner.policy))
     assert same_bits(*results)
+
+
+@pytest.mark.parametrize(
+    ("progress", "clip_range"), [(0.0, 0.4), (0.25, 0.3), (0.5, 0.2), (0.75, 0.1), (1.0, 0.0), (1.5, 0.0)]
+)
+def test_the_clip_range_is_annealed_linearly(progress, clip_range):
+    """All actions have become 1.35 times likelier, and all of them were good."""
+    learner = learner_of(clip_range=0.4, anneal_clip_range=True, normalize_advantage=False, num_epochs=1)
+    batch = numbered_batch(learner.policy, 64)
+    batch = dataclasses.replace(
+        batch, log_probs=batch.log_probs - math.log(1.35), advantages=torch.full((64,), 2.0)
+    )
+    metrics = learner.optimize(batch, rng(), progress)
+    assert metrics["clip_range"] == pytest.approx(clip_range, abs=1e-15)
+    assert metrics["learning_rate"] == 3e-4  # that is annealed by a setting of its own
+    assert metrics["policy_loss"] == pytest.approx(-2.0 * min(1.35, 1.0 + clip_range), rel=1e-5)
+    assert metrics["clip_fraction"] == float(clip_range < 0.35)
+    assert (norm_of(gradients(learner, "actor")) > 0.0) == (clip_range > 0.35)
+
+
+def test_annealing_starts_anew_from_the_settings_each_time():
+    learner = learner_of(clip_range=0.4, anneal_clip_range=True, anneal_lr=True)
+    batch = numbered_batch(learner.policy, 32)
+    for progress in (0.5, 0.5, 0.25):
+        metrics = learner.optimize(batch, rng(), progress)
+        assert metrics["clip_range"] == 0.4 * (1.0 - progress)
+        assert metrics["learning_rate"] == 3e-4 * (1.0 - progress)
 
 
 def test_a_tiny_critic_lr_leaves_the_critic_where_it_is_while_the_actor_moves():
@@ -166,9 +198,9 @@ def test_the_first_gradient_is_that_of_the_policy_gradient_theorem(space, normal
     advantages = batch.advantages
     if normalized:
         advantages = (advantages - advantages.mean()) / advantages.std()
-    surrogate = -(advantages * policy.log_prob(batch.obs, batch.actions)).mean()
-    error = 0.5 * (policy.values(batch.obs) - batch.returns).square().mean()
-    entropy = policy.head.entropy(policy.actor(batch.obs)).mean()
+    surrogate = -(advantages * policy.log_prob(batch.inputs, batch.actions)).mean()
+    error = 0.5 * (policy.values(batch.inputs) - batch.returns).square().mean()
+    entropy = policy.head.entropy(policy.outputs(batch.inputs)).mean()
     parameters = trainable(learner)
     expected = torch.autograd.grad(surrogate + 0.7 * error - 0.1 * entropy, list(parameters.values()))
     learner.optimize(batch, rng())
@@ -186,7 +218,7 @@ def test_advantages_are_normalised_within_each_minibatch():
     with Watch(policy) as watch:
         learner.optimize(batch, rng())
     last = batch.rows(torch.tensor(watch.rows[-1]))
-    surrogate = -(normalize(last.advantages) * policy.log_prob(last.obs, last.actions)).mean()
+    surrogate = -(normalize(last.advantages) * policy.log_prob(last.inputs, last.actions)).mean()
     expected = torch.autograd.grad(surrogate, list(policy.actor.parameters()))
     for found, wanted in zip(policy.actor.parameters(), expected, strict=True):
         torch.testing.assert_close(found.grad, wanted, rtol=1e-3, atol=1e-6)
@@ -354,6 +386,23 @@ def test_prepare_bootstraps_from_the_final_observation_unless_terminated():
     np.testing.assert_allclose(batch.returns, np.array(expected) + [0.5, 0.4, 0.3] * 2, atol=1e-6)
 
 
+def test_an_episode_that_goes_on_in_the_next_rollout_is_bootstrapped_where_it_was_cut():
+    learner = learner_of(identity_critic(make_policy(obs_dim=1)), gamma=0.9, gae_lambda=0.8)
+    values, actions, rewards = column(0.5, 0.4, 0.3), np.zeros(3), [1.0, 2.0, 3.0]
+    batch = learner.prepare(
+        make_rollout(
+            [
+                (0, values, actions, rewards, False, [1.0]),  # cut, and goes on with what it was cut at
+                (0, column(1.0), [0], [5.0], True, [9.0]),
+                (1, values, actions, rewards, False, [1.0]),
+            ],
+            cut=[0, 2],
+        )
+    )
+    golden = [4.07264, 4.462, 3.6]
+    np.testing.assert_allclose(batch.advantages, [*golden, 4.0, *golden], atol=1e-6)
+
+
 def test_every_env_is_bootstrapped_from_its_own_final_observation():
     """Through the store: envs of different lengths, with ends in another order than that of the envs."""
     learner = learner_of(identity_critic(make_policy(obs_dim=1)), gamma=0.5, gae_lambda=0.0)
@@ -386,13 +435,165 @@ def test_known_values_and_log_probs_are_taken_as_they_are(space):
     rollout = play(learner.policy, [5, 3])
     prepared = learner.prepare(rollout)
     known = learner.with_advantages(
-        rollout, prepared.obs, prepared.actions, prepared.log_probs - 1.0, prepared.values + 2.0
+        rollout, prepared.inputs, prepared.actions, prepared.log_probs - 1.0, prepared.values + 2.0
     )
     torch.testing.assert_close(known.log_probs, prepared.log_probs - 1.0)
     torch.testing.assert_close(known.values, prepared.values + 2.0)
     torch.testing.assert_close(known.returns, known.advantages + known.values)
     last = torch.as_tensor(rollout.ends)
     torch.testing.assert_close(known.advantages[last], prepared.advantages[last] - 2.0)
+
+
+# ---- row 13: an encoder that actor and critic share; observations of other kinds
+
+IMAGE = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+MASKED = gym.spaces.Dict(obs=vector_space(3), action_mask=gym.spaces.MultiBinary(3))
+MIXED = gym.spaces.Dict(image=IMAGE, numbers=vector_space(2), kind=gym.spaces.Discrete(3))
+
+
+def rollout_of(policy, lengths, seed=0):
+    """Random observations of any space, in which the policy itself has acted."""
+    space, generator, episodes = policy.observation_space, rng(seed), []
+    obs = sample_rows(space, sum(lengths) + len(lengths), seed)
+    if space is MASKED:
+        obs[:, -1] = 1  # or there might be nothing to choose
+    noise = policy.head.draw_noise(generator, len(obs))
+    actions = policy.act(obs, noise)
+    for env, (length, start) in enumerate(zip(lengths, np.cumsum([0, *lengths[:-1]]), strict=True)):
+        part = slice(start, start + length)
+        rewards = generator.standard_normal(length)
+        episodes.append((env, obs[part], actions[part], rewards, env % 2 == 0, obs[-1 - env]))
+    rollout = make_rollout(episodes, policy.head.action_space.dtype)
+    return dataclasses.replace(
+        rollout, obs=rollout.obs.astype(obs.dtype), final_obs=rollout.final_obs.astype(obs.dtype)
+    )
+
+
+@pytest.mark.parametrize(
+    "space", [IMAGE, MASKED, MIXED, gym.spaces.Discrete(4)], ids=["image", "masked", "mixed", "choice"]
+)
+def test_updates_from_observations_of_every_kind(space):
+    policy = ActorCritic(space, gym.spaces.Discrete(3), (16,), normalize_obs=True)
+    learner = learner_of(policy, actor_lr=1e-3, num_epochs=2, minibatch_size=16)
+    for k in range(2):
+        before = weights_of(policy)
+        metrics = learner.update(rollout_of(policy, [20, 1, 11], seed=k), rng(k))
+        assert metrics["initial_ratio_error"] < 1e-5
+        assert metrics["minibatches"] == 4
+        assert metrics["skipped_minibatches"] == 0
+        after = weights_of(policy)
+        assert not any(torch.equal(before[name], after[name]) for name in trainable(learner))
+
+
+def test_a_shared_encoder_learns_from_both_losses_once_and_with_the_actors_step_size():
+    policy = ActorCritic(vector_space(3), SPACES[1], (16,), encoder=nn.Linear(3, 5))
+    learner = learner_of(
+        policy, actor_lr=0.02, critic_lr=0.05, vf_coef=0.7, num_epochs=1, max_grad_norm=UNCLIPPED
+    )
+    batch = learner.prepare(play(policy, [30, 20]))
+    before, parameters = weights_of(policy), trainable(learner, "encoder")
+    outputs, values = policy.evaluate(batch.inputs)
+    surrogate = -(normalize(batch.advantages) * policy.head.log_prob(outputs, batch.actions)).mean()
+    error = 0.5 * (values - batch.returns).square().mean()
+    parts = [
+        torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+        for loss in (surrogate, 0.7 * error)
+    ]
+    learner.optimize(batch, rng())
+    for (name, p), of_actor, of_critic in zip(parameters.items(), *parts, strict=True):
+        assert of_actor.abs().max() > 1e-4
+        assert of_critic.abs().max() > 1e-4
+        torch.testing.assert_close(p.grad, of_actor + of_critic, rtol=1e-3, atol=1e-6)
+        step = -0.02 * p.grad / (p.grad.abs() + 1e-5)  # Adam's first
+        torch.testing.assert_close(p.detach() - before[name], step, rtol=0.0, atol=1e-5)
+
+
+def test_the_norm_is_clipped_over_a_shared_encoder_as_well():
+    learner = learner_of(
+        ActorCritic(vector_space(3), SPACES[1], (16,), encoder=nn.Linear(3, 5)),
+        num_epochs=1,
+        max_grad_norm=0.05,
+    )
+    learner.update(play(learner.policy, [50]), rng())
+    assert norm_of(gradients(learner, "encoder")) > 0.0
+    assert norm_of(gradients(learner)) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_frozen_parts_of_an_own_encoder_stay_as_they_are():
+    encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    encoder[0].requires_grad_(False)
+    policy = ActorCritic(vector_space(3), gym.spaces.Discrete(3), encoder=encoder)
+    learner, before = learner_of(policy, actor_lr=0.01), weights_of(encoder)
+    learner.update(play(policy, [30]), rng())
+    after = weights_of(encoder)
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["0.weight", "0.bias"]
+
+
+# ---- what may add to the advantages
+
+
+class Curious:
+    """Adds numbers that tell the rows apart, and writes down what it is asked."""
+
+    def __init__(self):
+        self.calls, self.rows = [], []
+
+    def begin(self, rollout):
+        self.calls.append("begin")
+        return np.arange(len(rollout)) * 1000.0
+
+    def learn(self, rows):
+        self.calls.append("learn")
+        self.rows.append(rows.tolist())
+
+    def finish(self):
+        self.calls.append("finish")
+        return {"curiosity": 7.0}
+
+    def state_dict(self):
+        return {"calls": len(self.calls)}
+
+    def load_state_dict(self, state):
+        self.loaded = state
+
+
+def test_exploration_adds_to_advantages_and_to_nothing_else():
+    curious = Curious()
+    learner = PPOLearner(make_policy(), PPOConfig(), exploration=curious)
+    rollout = play(learner.policy, [5, 3])
+    batch, plain = learner.prepare(rollout), learner_of().prepare(rollout)
+    torch.testing.assert_close(batch.advantages, plain.advantages + 1000.0 * torch.arange(8))
+    for name in ("inputs", "actions", "log_probs", "values", "returns"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+
+
+def test_exploration_learns_the_rows_of_each_minibatch_after_its_step():
+    curious = Curious()
+    learner = PPOLearner(make_policy(), PPOConfig(num_epochs=2, minibatch_size=4), exploration=curious)
+    batch = numbered_batch(learner.policy, 10)
+    with Watch(learner.policy) as watch:
+        metrics = learner.optimize(batch, rng())
+    assert curious.rows == watch.rows
+    assert curious.calls == ["learn"] * 6 + ["finish"]
+    assert metrics["curiosity"] == 7.0
+
+
+def test_exploration_does_not_learn_from_the_minibatch_that_stops_the_update():
+    curious = Curious()
+    settings = {"actor_lr": 0.01, "minibatch_size": 16, "target_kl": 1e-9}
+    learner = PPOLearner(make_policy(), PPOConfig(**settings), exploration=curious)
+    assert learner.optimize(numbered_batch(learner.policy, 64), rng())["minibatches"] == 2
+    assert curious.calls == ["learn", "finish"]
+
+
+def test_exploration_is_part_of_the_saved_state():
+    learner = PPOLearner(make_policy(), PPOConfig(), exploration=Curious())
+    learner.update(play(learner.policy, [5]), rng())
+    state = learner.state_dict()
+    assert state["exploration"] == {"calls": 1 + 10 + 1}
+    other = PPOLearner(make_policy(), PPOConfig(), exploration=Curious())
+    other.load_state_dict(state)
+    assert other.exploration.loaded == state["exploration"]
 
 
 # ---- gradients that are not finite
@@ -500,6 +701,6 @@ def test_good_actions_become_likelier_and_bad_ones_less_likely():
     batch = dataclasses.replace(batch, advantages=(batch.actions == 1).float() - (batch.actions == 2).float())
     learner.optimize(batch, rng())
     with torch.no_grad():
-        probs = torch.softmax(learner.policy.actor(batch.obs), 1).mean(0)
+        probs = torch.softmax(learner.policy.outputs(batch.inputs), 1).mean(0)
     assert probs[1] > 0.4
     assert probs[2] < 0.26

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch as t
 
+from learner.store import Store
 from prl import PPO, AsyncPPO, ConfigError, EnvVectorizer, VecMemory, utils
+from prl.collect import Group, collect
+from prl.rounds import Ledger, WholeEpisodes
 from prl.weights import weights_sha256
 from workers.errors import WorkerEnvFailed
 
@@ -99,28 +102,53 @@ def test_the_custom_loop_and_async_ppo_make_the_same_first_batch(continuous, mon
             else:
                 batches.append(ppo.learner.prepare(one_round(ppo, env, rng)))
     custom, direct = batches
-    for name in ("obs", "values", "advantages", "returns"):
+    for name in ("inputs", "values", "advantages", "returns"):
         t.testing.assert_close(getattr(custom, name), getattr(direct, name), rtol=1e-5, atol=1e-5)
     t.testing.assert_close(custom.actions.float(), direct.actions.float(), rtol=1e-5, atol=1e-5)
     t.testing.assert_close(custom.log_probs, direct.log_probs, rtol=1e-4, atol=1e-5)
 
 
+def test_several_transfers_are_learnt_in_env_order(monkeypatch):
+    """Novelty is followed within an env from one episode to the next, whatever lies between in memory."""
+    seen = []
+    ppo = make_ppo(use_RND=True, beta=0.5)
+    begin = ppo.learner.exploration.begin
+    monkeypatch.setattr(
+        ppo.learner.exploration, "begin", lambda rollout: seen.append(rollout) or begin(rollout)
+    )
+    learn = ppo.learn
+    monkeypatch.setattr(ppo, "learn", dict)
+    with EnvVectorizer("CartPole-v1", num_envs=3, num_workers=0, max_episode_steps=9) as env:
+        custom_loop(ppo, env, 2, with_truncates=True)
+    first, second = ppo.memory
+    metrics = learn()
+    (both,) = seen
+    assert both.env_ids.tolist() == sorted([*first.env_ids, *second.env_ids])
+    assert both.last_of_env.sum() == 3
+    for env in range(3):
+        for name in ("obs", "actions", "rewards", "ends"):
+            want = [getattr(rollout, name)[rollout.env_ids == env] for rollout in (first, second)]
+            np.testing.assert_array_equal(getattr(both, name)[both.env_ids == env], np.concatenate(want))
+        for name in ("final_obs", "terminated", "cut"):  # one end per env and transfer
+            want = [getattr(rollout, name)[env] for rollout in (first, second)]
+            np.testing.assert_array_equal(getattr(both, name)[2 * env : 2 * env + 2], want)
+        want = [rollout.extra["values"][rollout.env_ids == env] for rollout in (first, second)]
+        np.testing.assert_array_equal(both.extra["values"][both.env_ids == env], np.concatenate(want))
+    assert metrics["rnd_loss"] > 0.0
+
+
+def test_the_custom_loop_explores():
+    ppo = make_ppo(use_RND=True, beta=0.1)
+    with EnvVectorizer("CartPole-v1", num_envs=8, num_workers=0) as env:
+        means = custom_loop(ppo, env, 6, with_truncates=True)
+    assert means[-1] > means[0]
+
+
 def one_round(ppo, env, rng):
     """One round of the training's own `collect`, over the episodes of the vectorizer's first reset."""
-    from learner.store import Store
-    from prl.collect import collect
-    from workers.seeding import episode_seed
-
-    class Playing:
-        """The vectorizer's noise: rows for the envs that still play, instead of rows for the whole group."""
-
-        env_ids = np.arange(env.num_envs)
-
     store = Store(ppo.policy.observation_space, ppo.policy.head.action_space, env.num_envs)
-    seeds = [episode_seed(0, i, 0) for i in range(env.num_envs)]
-    group = Playing()
-    group.rng = rng
-    collect(env._pool, ppo.policy, store, seeds, [group])
+    round_of = WholeEpisodes(Ledger(env.num_envs, seed=0))
+    collect(env._pool, ppo.policy, store, round_of, [Group(np.arange(env.num_envs), rng)])
     return store.rollout()
 
 
@@ -184,7 +212,7 @@ def test_misuse_of_the_loop_is_named():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_RND": True}, "use_RND=True is not available"),
+        ({"beta": -0.1}, "beta must be 0 or a positive number, got -0.1"),
         ({"policy_clip": 0.0}, "clip_range must be a positive number, got 0.0"),
         ({"k_epochs": 0}, "num_epochs must be a whole number, at least 1, got 0"),
         ({"gamma": 1.1}, "gamma must be between 0 and 1, got 1.1"),

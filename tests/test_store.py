@@ -62,6 +62,8 @@ def check(rollout, lengths, cut_after=()):
     np.testing.assert_array_equal(rollout.final_obs, final)
     terminated = [k % 2 == 1 and (e, k) not in cut_after for e, k, _ in episodes]
     np.testing.assert_array_equal(rollout.terminated, terminated)
+    np.testing.assert_array_equal(rollout.cut, [False] * len(episodes))  # none of them goes on
+    np.testing.assert_array_equal(rollout.episode_ends, rollout.ends)
     assert len(rollout) == len(rows)
 
 
@@ -184,7 +186,7 @@ def test_memory_is_of_the_order_of_the_steps_even_if_one_env_plays_far_longer():
         store.observe(one, obs[:1], np.zeros(1), no, no)
     used, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    bytes_per_step = 8 + 64 * 4 + 8 + 4 + 1 + 1
+    bytes_per_step = 8 + 64 * 4 + 8 + 4 + 1 + 1 + 1
     steps = num_envs + long
     assert len(store) == steps
     assert used < 2.0 * steps * bytes_per_step + 1e6
@@ -292,5 +294,92 @@ def test_an_unfinished_episode_has_no_rollout():
 
 
 def test_spaces_without_a_fixed_shape_are_refused():
-    with pytest.raises(ValueError, match="no fixed shape"):
+    with pytest.raises(ValueError, match="not numeric arrays"):
         Store(OBS, gym.spaces.Sequence(gym.spaces.Discrete(2)), 1)
+
+
+# ---- the last step of an env in a rollout, though its episode may go on
+
+
+def test_an_episode_that_goes_on_is_cut_with_what_followed():
+    """Three steps of each env: env 0 is in the middle, env 1 ends just there, env 2 ended one step before."""
+    store = Store(OBS, ACTION, 3)
+    lengths = [[5], [3], [2, 4]]
+    at = [(0, 0), (0, 0), (0, 0)]
+    for count in range(3):
+        where = [(env, *at[env]) for env in range(3)]
+        ended = np.array([step + 1 == lengths[env][episode] for env, episode, step in where])
+        store.decide(np.arange(3), np.stack([obs_of(*w) for w in where]), np.array([s for _, _, s in where]))
+        following = np.stack([obs_of(env, episode, step + 1) for env, episode, step in where])
+        rewards = np.array([reward_of(*w) for w in where], np.float32)
+        last = np.full(3, count == 2)
+        store.observe(np.arange(3), following, rewards, ended & (np.arange(3) == 1), ended, last)
+        at = [
+            (episode + 1, 0) if end else (episode, step + 1)
+            for (_, episode, step), end in zip(where, ended, strict=True)
+        ]
+    rollout = store.rollout()
+    rows = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 0, 0), (1, 0, 1), (1, 0, 2), (2, 0, 0), (2, 0, 1), (2, 1, 0)]
+    np.testing.assert_array_equal(rollout.obs, [obs_of(*row) for row in rows])
+    np.testing.assert_array_equal(rollout.rewards, [reward_of(*row) for row in rows])
+    np.testing.assert_array_equal(rollout.ends, [0, 0, 1, 0, 0, 1, 0, 1, 1])
+    np.testing.assert_array_equal(rollout.episode_ends, [0, 0, 0, 0, 0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(rollout.last_of_env, [0, 0, 1, 0, 0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(rollout.cut, [True, False, False, True])
+    np.testing.assert_array_equal(rollout.terminated, [False, True, False, False])
+    final = [obs_of(0, 0, 3), obs_of(1, 0, 3), obs_of(2, 0, 2), obs_of(2, 1, 1)]
+    np.testing.assert_array_equal(rollout.final_obs, final)
+    np.testing.assert_array_equal(rollout.next_obs(), [obs_of(e, k, t + 1) for e, k, t in rows])
+
+
+def test_without_last_nothing_is_cut():
+    store = Store(OBS, ACTION, 1)
+    one_step(store, 0)
+    store.observe(np.array([0]), np.zeros((1, 3)), np.zeros(1), np.array([False]), np.array([True]), None)
+    assert store.rollout().cut.tolist() == [False]
+
+
+def test_an_env_that_was_cut_can_go_on_in_the_same_store():
+    store = Store(OBS, ACTION, 1)
+    env, no, yes = np.array([0]), np.array([False]), np.array([True])
+    for step in range(4):
+        store.decide(env, obs_of(0, 0, step)[None], np.array([step]))
+        last = np.array([step % 2 == 1])
+        store.observe(env, obs_of(0, 0, step + 1)[None], np.zeros(1), no, no, last)
+    rollout = store.rollout()
+    assert rollout.ends.tolist() == [False, True, False, True]
+    assert rollout.cut.tolist() == [True, True]
+    np.testing.assert_array_equal(rollout.final_obs, [obs_of(0, 0, 2), obs_of(0, 0, 4)])
+    np.testing.assert_array_equal(rollout.last_of_env, [False, False, False, True])
+    one_step(store, 0)
+    with pytest.raises(ValueError, match="not over"):
+        store.rollout()
+    store.observe(env, np.zeros((1, 3)), np.zeros(1), yes, yes)
+    assert store.rollout().cut.tolist() == [True, True, False]
+
+
+def test_flags_of_a_row_are_not_those_of_the_batch_before():
+    store = Store(OBS, ACTION, 1)
+    env, no, yes = np.array([0]), np.array([False]), np.array([True])
+    one_step(store, 0)
+    store.observe(env, np.zeros((1, 3)), np.zeros(1), no, no, yes)
+    assert store.rollout().cut.tolist() == [True]
+    store.clear()
+    one_step(store, 0)
+    store.cut()
+    assert store.rollout().cut.tolist() == [False]
+
+
+def test_composite_observations_are_rows_of_bytes():
+    space = gym.spaces.Dict(a=gym.spaces.Box(0, 9, (2,), np.float64), b=gym.spaces.Discrete(3))
+    action = gym.spaces.MultiDiscrete([3, 4])
+    store = Store(space, action, 2)
+    obs = np.arange(48, dtype=np.uint8).reshape(2, 24)
+    yes = np.array([True, True])
+    store.decide(np.arange(2), obs, np.array([[0, 1], [2, 3]]))
+    store.observe(np.arange(2), obs + 100, np.zeros(2), yes, yes)
+    rollout = store.rollout()
+    assert (rollout.obs.dtype, rollout.final_obs.dtype) == (np.uint8, np.uint8)
+    np.testing.assert_array_equal(rollout.obs, obs)
+    np.testing.assert_array_equal(rollout.final_obs, obs + 100)
+    np.testing.assert_array_equal(rollout.actions, [[0, 1], [2, 3]])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import gymnasium as gym
 import numpy as np
 
 from workers.envs import AnyEnv, EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure
 from workers.protocol import TERMINATED, TRUNCATED
+from workers.rows import RowCodec, RowError
 from workers.slab import Array, Slab
 
 _MAX_REWARD = float(np.finfo(np.float32).max)
@@ -19,8 +19,7 @@ _MAX_REWARD = float(np.finfo(np.float32).max)
 class EnvBlock:
     """Envs that read their actions from, and write their answers to, the rows of a slab.
 
-    Every value is checked before it is written: NumPy would broadcast a size-1 observation and wrap
-    300 to the uint8 44 without a word.
+    Every value is checked (`workers.rows`): nothing that an env returns is changed without a word.
 
     Args:
         factory: builds each env.
@@ -36,10 +35,14 @@ class EnvBlock:
         self._first_env = first_env
         self._episode = [-1] * len(slab)
         self._steps = [0] * len(slab)
-        self._dtype = slab.obs.dtype
-        self._shape = slab.obs.shape[1:]
-        self._check_finite = np.issubdtype(self._dtype, np.floating)
-        self._discrete = isinstance(factory.action_space, gym.spaces.Discrete)
+        self._codec = RowCodec(factory.observation_space)
+        self._obs = self._codec.columns(slab.obs)
+        self._next_obs = self._codec.columns(slab.next_obs)
+        plain = self._codec.plain
+        # What an array needs no closer look with; no array is an element of a composite space.
+        self._dtype = None if plain is None else plain.dtype
+        self._shape = None if plain is None else plain.shape
+        self._actions = RowCodec(factory.action_space)
         self._envs: list[AnyEnv] = []
         try:
             for row in range(len(slab)):
@@ -64,8 +67,8 @@ class EnvBlock:
         for row, seed in zip(rows, seeds, strict=True):
             self._slab.reward[row] = 0.0
             self._slab.flags[row] = 0
-            self._start_episode(row, seed, self._slab.obs)
-        self._require_finite(rows, self._slab.obs)
+            self._start_episode(row, seed, self._obs)
+        self._require(rows, self._obs)
 
     def step(self, rows: Sequence[int], next_seeds: Sequence[int] | None = None) -> None:
         """Take one step in each row with the action that lies there; writes what came of it.
@@ -78,9 +81,7 @@ class EnvBlock:
         slab, envs, steps = self._slab, self._envs, self._steps
         # A slice, where it says the same, is several times faster than a list.
         index = slice(None) if len(rows) == len(slab) else np.asarray(rows, np.intp)
-        # Plain ints for Discrete: every env takes them, and fewer take NumPy scalars. A copy of Box actions:
-        # they belong to the learner.
-        actions: Any = slab.action[index].tolist() if self._discrete else slab.action[index].copy()
+        actions = self._actions.read(slab.action[index])
         rewards: list[Any] = []
         flags: list[int] = []
         for row, action in zip(rows, actions, strict=True):
@@ -94,28 +95,28 @@ class EnvBlock:
             if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
                 slab.obs[row] = obs
             else:
-                self._write_obs(row, obs, slab.obs)
+                self._write_obs(row, obs, self._obs)
             if not (type(reward) is float and -_MAX_REWARD <= reward <= _MAX_REWARD):  # NaN fails both
                 reward = self._checked_reward(row, reward)
             rewards.append(reward)
         slab.reward[index] = rewards
         slab.flags[index] = flags
-        if self._check_finite and not np.isfinite(slab.obs[index]).all():  # for all rows: it costs as much
-            self._require_finite(rows, slab.obs)
+        if not self._codec.holds(self._obs, index):  # for all rows: it costs as much as for one
+            self._require(rows, self._obs)
         if next_seeds is not None and any(flags):
             ended = [(row, seed) for row, seed, flag in zip(rows, next_seeds, flags, strict=True) if flag]
             for row, seed in ended:
-                self._start_episode(row, seed, slab.next_obs)
-            self._require_finite([row for row, _ in ended], slab.next_obs)
+                self._start_episode(row, seed, self._next_obs)
+            self._require([row for row, _ in ended], self._next_obs)
 
-    def _start_episode(self, row: int, seed: int, target: Array) -> None:
+    def _start_episode(self, row: int, seed: int, columns: Sequence[Array]) -> None:
         self._episode[row] += 1
         self._steps[row] = 0
         try:
             obs, _ = self._envs[row].reset(seed=seed)
         except USER_ERRORS as error:  # the env is the user's code
             self._fail(row, f"reset(seed={seed}) raised {_describe(error)}", error)
-        self._write_obs(row, obs, target)
+        self._write_obs(row, obs, columns)
 
     def close(self) -> None:
         """Close every env; what an env raises then is of no consequence."""
@@ -126,28 +127,11 @@ class EnvBlock:
                 pass
         self._envs.clear()
 
-    def _write_obs(self, row: int, obs: Any, target: Array) -> None:
-        if type(obs) is not np.ndarray or obs.dtype != self._dtype:
-            obs = self._converted(row, obs)
-        if obs.shape != self._shape:
-            self._fail(row, f"returned an observation of shape {obs.shape}, its space says {self._shape}")
-        target[row] = obs
-
-    def _converted(self, row: int, obs: Any) -> Array:
-        """Lists, scalars and wider floats are taken; whatever could change a value is refused."""
+    def _write_obs(self, row: int, obs: Any, columns: Sequence[Array]) -> None:
         try:
-            array = np.asarray(obs)
-        except ValueError as error:
-            self._fail(row, f"returned an observation that is no array: {_describe(error)}", error)
-        if not self._takes(array):
-            self._fail(row, f"returned an observation of dtype {array.dtype}, its space says {self._dtype}")
-        return array
-
-    def _takes(self, array: Array) -> bool:
-        if _both(array.dtype, self._dtype, "f") or np.can_cast(array.dtype, self._dtype, "safe"):
-            return True
-        # A wider integer is fine as long as its values fit: envs often return int64 for int8.
-        return _both(array.dtype, self._dtype, "iu") and bool((array == array.astype(self._dtype)).all())
+            self._codec.write(obs, columns, row)
+        except RowError as error:
+            self._fail(row, f"returned {error}", error)
 
     def _checked_reward(self, row: int, reward: Any) -> float:
         try:
@@ -158,20 +142,18 @@ class EnvBlock:
             self._fail(row, f"returned the reward {value}, which is not a finite float32")
         return value
 
-    def _require_finite(self, rows: Sequence[int], written: Array) -> None:
-        for row in rows if self._check_finite else ():
-            if not np.isfinite(written[row]).all():
-                self._fail(row, f"returned an observation that is not finite: {written[row]}")
+    def _require(self, rows: Sequence[int], columns: Sequence[Array]) -> None:
+        for row in rows:
+            try:
+                self._codec.require(columns, row)
+            except RowError as error:
+                self._fail(row, f"returned {error}", error)
 
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
         where = f"env {self._first_env + row}"
         if self._episode[row] >= 0:
             where += f", episode {self._episode[row]}, step {self._steps[row]}"
         raise EnvFailure(f"{where}: {what}") from cause
-
-
-def _both(left: np.dtype[Any], right: np.dtype[Any], kinds: str) -> bool:
-    return left.kind in kinds and right.kind in kinds
 
 
 def _describe(error: BaseException) -> str:

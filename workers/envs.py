@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
@@ -15,6 +15,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
 from workers.errors import USER_ERRORS, EnvError
+from workers.rows import has_numbers, is_numeric, leaves
+from workers.slab import Field
+from workers.wrappers import MASK_KEY, ActionMask, NamedWrapper, NumericObservation, mask_length, mask_of
 
 AnyEnv: TypeAlias = "gym.Env[Any, Any]"
 EnvLike: TypeAlias = "str | EnvSpec | Callable[..., AnyEnv] | AnyEnv"
@@ -30,6 +33,9 @@ class EnvFactory:
             user's `__main__` travel inside it by value, so a child need not run the user's script.
         observation_space, action_space: of every env that it builds.
         has_time_limit: whether every episode is sure to end.
+        left_out: what the env observes, but not in numbers, and is not in `observation_space`: paths and
+            kinds of space, like "observation['mission'] (MissionSpace)".
+        mask_from_info: whether `observation_space` has an "action_mask" that comes from the env's info.
     """
 
     name: str
@@ -37,11 +43,15 @@ class EnvFactory:
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     has_time_limit: bool
+    left_out: tuple[str, ...] = ()
+    mask_from_info: bool = False
 
     def build(self) -> AnyEnv:
-        """A new env. Raises whatever the env's constructor raises."""
+        """A new env with the factory's spaces. Raises whatever the env's constructor raises."""
         env: AnyEnv = cloudpickle.loads(self.payload)()
-        return env
+        if self.left_out:
+            env = NumericObservation(env)
+        return ActionMask(env) if self.mask_from_info else env
 
 
 def env_factory(
@@ -49,6 +59,7 @@ def env_factory(
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
+    wrappers: Sequence[str] = (),
 ) -> EnvFactory:
     """Turn anything that names an environment into a factory.
 
@@ -59,6 +70,8 @@ def env_factory(
         env_kwargs: keyword arguments for the env's constructor; not for an env that exists already.
         max_episode_steps: cut episodes after so many steps (truncation). For an id or spec it
             replaces the registered limit.
+        wrappers: put around the env and its time limit, from the inside out; each is "module:Class" or
+            "module:Class(key=value, ...)" with literal values.
 
     Raises:
         EnvError: in one line, why the env cannot be used.
@@ -80,27 +93,68 @@ def env_factory(
             build = _WithTimeLimit(build, max_episode_steps)
     else:
         raise EnvError(f"an env is given as id, EnvSpec, class, function or env, not as {type(env).__name__}")
+    if wrappers:
+        build = _WithWrappers(build, tuple(NamedWrapper(text) for text in wrappers))
     return _describe(name, build)
 
 
 def _describe(name: str, build: Callable[[], AnyEnv]) -> EnvFactory:
     """Pickle the builder first, then learn from one trial env what it builds."""
     payload = _dumps(name, build)
+    trial = _trial(name, build)
+    try:
+        Field.of(trial.action_space)  # raises, if no row can hold an action
+        left_out = _left_out(trial.observation_space)
+        env = NumericObservation(trial) if left_out else trial
+        Field.of(env.observation_space)
+        masked = _gives_mask(name, env)
+        space = ActionMask(env).observation_space if masked else env.observation_space
+        return EnvFactory(name, payload, space, env.action_space, _has_time_limit(trial), left_out, masked)
+    finally:
+        trial.close()
+
+
+def _trial(name: str, build: Callable[[], AnyEnv]) -> AnyEnv:
     try:
         trial = build()
+    except EnvError:  # a wrapper's, and it says which
+        raise
     except gym.error.DependencyNotInstalled as error:
         raise EnvError(f"{name} needs a package that is not installed: {_one_line(error)}") from error
     except USER_ERRORS as error:  # the env's constructor is the user's code
-        raise EnvError(
-            f"the constructor of {name} raised {type(error).__name__}: {_one_line(error)}",
-            traceback="".join(traceback.format_exception(error)),
-        ) from error
+        raise _raised(f"the constructor of {name}", error) from error
     if not isinstance(trial, gym.Env):
         raise EnvError(f"{name} returned {type(trial).__name__}, not a gymnasium.Env")
+    return trial
+
+
+def _raised(who: str, error: BaseException) -> EnvError:
+    text = "".join(traceback.format_exception(error))
+    return EnvError(f"{who} raised {type(error).__name__}: {_one_line(error)}", traceback=text)
+
+
+def _left_out(space: gym.Space[Any]) -> tuple[str, ...]:
+    """What `numeric_part` leaves out; nothing, if nothing would be left."""
+    others = [(path, leaf) for path, leaf in leaves(space) if not is_numeric(leaf)]
+    return tuple(f"observation{path} ({type(leaf).__name__})" for path, leaf in others if has_numbers(space))
+
+
+def _gives_mask(name: str, trial: AnyEnv) -> bool:
+    """Whether the env tells in its info which actions it takes, and does not in its observation."""
+    length, space = mask_length(trial.action_space), trial.observation_space
+    if length is None or (isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces):
+        return False
     try:
-        return EnvFactory(name, payload, trial.observation_space, trial.action_space, _has_time_limit(trial))
-    finally:
-        trial.close()
+        _, info = trial.reset(seed=0)
+    except USER_ERRORS as error:  # the env is the user's code
+        raise _raised(f"reset(seed=0) of {name}", error) from error
+    if not isinstance(info, Mapping) or MASK_KEY not in info:
+        return False
+    try:
+        mask_of(info, length)
+    except ValueError as error:
+        raise EnvError(f"{name} has an action mask that does not fit its actions: {error}") from error
+    return True
 
 
 def _dumps(name: str, value: object) -> bytes:
@@ -126,7 +180,7 @@ def _unpicklable_part(value: object) -> str:
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     """What a value drags along when it is pickled: attributes, closure and global variables."""
-    ours = isinstance(value, _FromSpec | _FromCallable | _WithTimeLimit)
+    ours = isinstance(value, _FromSpec | _FromCallable | _WithTimeLimit | _WithWrappers)
     if isinstance(value, dict):  # keyword arguments
         yield from ((str(label), part) for label, part in value.items())
     for label, part in getattr(value, "__dict__", {}).items():
@@ -223,6 +277,18 @@ class _WithTimeLimit:
 
     def __call__(self) -> AnyEnv:
         return TimeLimit(self.build(), self.max_episode_steps)
+
+
+@dataclass(frozen=True)
+class _WithWrappers:
+    build: Callable[[], AnyEnv]
+    wrappers: tuple[NamedWrapper, ...]
+
+    def __call__(self) -> AnyEnv:
+        env = self.build()
+        for wrapper in self.wrappers:
+            env = wrapper(env)
+        return env
 
 
 def _rebuild(env: AnyEnv) -> tuple[Callable[[], AnyEnv], str]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.errors import EnvError
+from workers.rows import Leaf, is_composite, is_numeric, leaves, row_bytes
 
 Array = npt.NDArray[Any]
 
@@ -22,8 +23,9 @@ class Slab:
     """One row per env.
 
     Attributes:
-        action: [N, *A] in the dtype of the action space; written by the learner.
-        obs: [N, *O] in the dtype of the observation space; written by the env.
+        action: [N, *A] in the dtype of the action space; u8[N, B] if that is a Dict or Tuple (see
+            `workers.rows`); written by the learner.
+        obs: [N, *O], likewise of the observation space; written by the env.
         reward: f32[N]; written by the env.
         next_obs: [N, *O]; the first observation of the next episode, written by an env that has ended one
             and was told to go on.
@@ -50,14 +52,22 @@ class Field:
 
     @classmethod
     def of(cls, space: gym.Space[Any]) -> Field:
-        """The field that holds one element of a space.
+        """The field that holds one row of a space (see `workers.rows`).
 
         Raises:
-            EnvError: elements of the space are not arrays of a fixed shape (Dict, Text, ...).
+            EnvError: elements of the space are not made of numbers in a fixed shape (Text, Sequence, ...).
         """
-        if space.shape is None or space.dtype is None or not np.issubdtype(space.dtype, np.number):
-            raise EnvError(f"the space {space} is not supported: its elements are not numeric arrays")
-        return cls(tuple(space.shape), np.dtype(space.dtype))
+        shown = " ".join(str(space).split())
+        for path, leaf in leaves(space):
+            if not is_numeric(leaf):
+                culprit = f"the elements of its part {path}" if path else "its elements"
+                raise EnvError(f"the space {shown} is not supported: {culprit} are not numeric arrays")
+        if not is_composite(space):
+            only = Leaf.of("", space)
+            return cls(only.shape, only.dtype)
+        if not (length := row_bytes(space)):
+            raise EnvError(f"the space {shown} is not supported: it holds no numbers")
+        return cls((length,), np.dtype(np.uint8))
 
     def private(self, rows: int) -> Array:
         return np.zeros((rows, *self.shape), self.dtype)

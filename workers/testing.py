@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 
 from workers.envs import AnyEnv
+from workers.rows import pack
 from workers.slab import Array
 
 Stage: TypeAlias = Literal["init", "reset", "step", "close"]
@@ -97,6 +98,65 @@ class ProbeEnv(gym.Env[Array, Any]):
         if ended:
             self._actions = None
         return self._obs, reward, ended and even, ended and not even, {}
+
+
+def composite_of(code: Array) -> dict[str, Any]:
+    """What `CompositeProbe` shows: the same eight numbers, in leaves of many kinds.
+
+    Args:
+        code: u8[8], of `probe_obs`.
+    """
+    bits = np.unpackbits(code)
+    return {
+        "code": code,
+        "parts": (
+            np.resize(code, (2, 3)).astype(np.float64) / 256,
+            int(code[0]),
+            {"bits": bits[:6].reshape(2, 3).astype(np.int8), "bools": bits[6:9].astype(np.bool_)},
+        ),
+        "pair": code[:2].astype(np.int64),
+    }
+
+
+class CompositeProbe(gym.Wrapper[Any, Any, Any, Any]):
+    """A `ProbeEnv` whose observations and actions are nested, and as verifiable.
+
+    It acts on the packed action; see `composite_of` for observations. The reward is `probe_reward` of both
+    rows.
+
+    Raises:
+        TypeError: an action is not made as Gymnasium makes it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ProbeEnv(dtype="uint8"))
+        spaces = gym.spaces
+        inner = spaces.Dict(bits=spaces.MultiBinary((2, 3)), bools=spaces.Box(0, 1, (3,), np.bool_))
+        parts = spaces.Tuple([spaces.Box(0.0, 1.0, (2, 3), np.float64), spaces.Discrete(256), inner])
+        code = spaces.Box(0, 255, (8,), np.uint8)
+        self.observation_space = spaces.Dict(code=code, parts=parts, pair=spaces.MultiDiscrete([256, 256]))
+        move = spaces.Tuple([spaces.Box(-2.0, 2.0, (2,), np.float32), spaces.MultiDiscrete([3, 4])])
+        self.action_space = spaces.Dict(kind=spaces.Discrete(5), move=move)
+        self._row = np.zeros(0, np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        code, info = self.env.reset(seed=seed, options=options)
+        return self._shown(code), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if type(action["kind"]) is not int or not self.action_space.contains(action):
+            raise TypeError(f"not an action: {action!r}")
+        row = pack(self.action_space, action)
+        reward = probe_reward(self._row, row)
+        code, _, terminated, truncated, info = self.env.step(row)
+        return self._shown(code), reward, terminated, truncated, info
+
+    def _shown(self, code: Array) -> dict[str, Any]:
+        obs = composite_of(code)
+        self._row = pack(self.observation_space, obs)
+        return obs
 
 
 class AwkwardError(Exception):

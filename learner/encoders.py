@@ -1,0 +1,262 @@
+"""From rows of observations to the features that actor and critic see: one encoder per kind of space.
+
+An encoder works in two stages. `preprocess` is what has no weights (one-hot, normalising): it is done once
+per batch. `forward` is what has weights, and is done in every minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learner.networks import NatureCNN
+from learner.normalize import ObservationNormalizer
+from learner.spaces import MASK_KEY, Leaf, is_composite, leaves, row_field, unpack
+
+Normalizer = Callable[[tuple[int, ...]], ObservationNormalizer]
+
+
+class Encoder(nn.Module):
+    """Rows to features.
+
+    Attributes:
+        features: F.
+        has_weights: whether `forward` does anything; actor and critic then share what it learns.
+        is_image: whether the features are those of a whole image, and need no hidden layers behind them.
+    """
+
+    features: int
+    has_weights = False
+    is_image = False
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        """What has no weights: [S, ...] for rows [S, ...]."""
+        return rows
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features f32[S, F] of preprocessed rows."""
+        return inputs
+
+    def observe(self, rows: Tensor) -> None:
+        """Count rows [S, ...] in the running statistics, if there are any."""
+
+
+class VectorEncoder(Encoder):
+    """Numbers, flattened. Whole numbers with finite bounds are scaled to [0, 1].
+
+    Args:
+        space: a Box or MultiBinary.
+        normalizer: makes the running normaliser of the vector; None leaves it as it is.
+    """
+
+    def __init__(self, space: gym.Space[Any], normalizer: Normalizer | None = None) -> None:
+        super().__init__()
+        self.features = int(np.prod(space.shape or (), dtype=np.int64))
+        self.normalizer = None
+        self._low, self._width = 0.0, 1.0
+        if isinstance(space, gym.spaces.Box):
+            if normalizer is not None:
+                self.normalizer = normalizer((self.features,))
+            elif space.dtype is not None and space.dtype.kind in "iu" and self.features:
+                low, high = float(np.min(space.low)), float(np.max(space.high))
+                # Whole numbers "without bounds" have those of their dtype.
+                if high - low < 2.0**31 - 1.0:
+                    self._low, self._width = low, max(high - low, 1.0)
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(len(rows), self.features)
+        if self.normalizer is not None:
+            normalized: Tensor = self.normalizer(flat)
+            return normalized
+        if (self._low, self._width) != (0.0, 1.0):
+            # In float64: large numbers in narrow bounds would all be the same float32.
+            return ((flat.double() - self._low) / self._width).float()
+        return flat.float()
+
+    def observe(self, rows: Tensor) -> None:
+        if self.normalizer is not None:
+            self.normalizer.update(rows.reshape(len(rows), self.features))
+
+
+class OneHotEncoder(Encoder):
+    """Choices, each as a one-hot vector.
+
+    Args:
+        space: Discrete or MultiDiscrete.
+    """
+
+    def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
+        super().__init__()
+        sizes = np.atleast_1d(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec).ravel()
+        self._sizes = [int(size) for size in sizes]
+        self._start = [int(start) for start in np.broadcast_to(np.ravel(space.start), sizes.shape)]
+        self.features = sum(self._sizes)
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        choices = rows.reshape(len(rows), len(self._sizes)).long()
+        parts = [
+            functional.one_hot(choices[:, column] - start, size)
+            for column, (size, start) in enumerate(zip(self._sizes, self._start, strict=True))
+        ]
+        return torch.cat(parts, dim=1).float()
+
+
+class ImageEncoder(Encoder):
+    """Images, through a NatureCNN.
+
+    Args:
+        space: a Box for which `is_image` holds.
+        generator: draws the weights.
+    """
+
+    has_weights = True
+    is_image = True
+
+    def __init__(self, space: gym.spaces.Box, generator: torch.Generator) -> None:
+        super().__init__()
+        self._to_channels = channels_first(space.shape)
+        channels, height, width = self._to_channels(torch.empty(1, *space.shape, device="meta")).shape[1:]
+        self._scale = float(np.max(space.high)) or 1.0
+        self.cnn = NatureCNN(channels, height, width, generator)
+        self.features = 512
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features: Tensor = self.cnn(self._to_channels(inputs).float() / self._scale)
+        return features
+
+
+class CompositeEncoder(Encoder):
+    """Dict and Tuple: one encoder per leaf, features side by side. The action mask is left out.
+
+    Args:
+        space: Dict or Tuple.
+        make: makes the encoder of a leaf.
+    """
+
+    def __init__(self, space: gym.Space[Any], make: Callable[[gym.Space[Any]], Encoder]) -> None:
+        super().__init__()
+        self._leaves = [leaf for leaf in leaves(space) if leaf.path != (MASK_KEY,)]
+        if not self._leaves:
+            raise ValueError(f"observation space {space} is not supported: it holds nothing to learn from")
+        parts = [make(leaf.space) for leaf in self._leaves]
+        self.parts = nn.ModuleList(parts)
+        self.features = sum(part.features for part in parts)
+        self.has_weights = any(part.has_weights for part in parts)
+        self.is_image = all(part.is_image for part in parts)
+
+    def _pairs(self) -> list[tuple[Leaf, Encoder]]:
+        return [(leaf, part) for leaf, part in zip(self._leaves, self.parts, strict=True)]  # type: ignore[misc]
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        """All of the features, unless there are weights: then nothing can be done ahead."""
+        return rows if self.has_weights else self._encoded(rows)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._encoded(inputs) if self.has_weights else inputs
+
+    def _encoded(self, rows: Tensor) -> Tensor:
+        return torch.cat([part(part.preprocess(leaf.read(rows))) for leaf, part in self._pairs()], dim=1)
+
+    def observe(self, rows: Tensor) -> None:
+        for leaf, part in self._pairs():
+            part.observe(leaf.read(rows))
+
+
+class OwnEncoder(Encoder):
+    """A module of the user's own.
+
+    Args:
+        space: of the observations; the module gets tensors in their shapes and dtypes, [S, *O], or a dict
+            or tuple of them.
+        module: returns features, f32[S, F].
+
+    Raises:
+        ValueError: it returns something else.
+    """
+
+    has_weights = True
+
+    def __init__(self, space: gym.Space[Any], module: nn.Module) -> None:
+        super().__init__()
+        self._space = space
+        self.module = module
+        with torch.no_grad():
+            probe = module(unpack(space, zero_rows(space, 2)))
+        if not isinstance(probe, Tensor) or probe.dim() != 2 or len(probe) != 2:
+            found = tuple(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
+            raise ValueError(f"an encoder must return features [S, F]; for 2 observations it gave {found}")
+        self.features = int(probe.shape[1])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features: Tensor = self.module(unpack(self._space, inputs))
+        return features
+
+
+def zero_rows(space: gym.Space[Any], count: int) -> Tensor:
+    """`count` rows of zeros."""
+    shape, dtype = row_field(space)
+    return torch.from_numpy(np.zeros((count, *shape), dtype))
+
+
+def make_encoder(
+    space: gym.Space[Any], generator: torch.Generator, normalizer: Normalizer | None = None
+) -> Encoder:
+    """The encoder for an observation space.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
+        generator: draws initial weights.
+        normalizer: makes running normalisers for vectors of numbers; None leaves them as they are.
+
+    Raises:
+        ValueError: no encoder for such a space.
+    """
+    if is_composite(space):
+        return CompositeEncoder(space, lambda leaf: make_encoder(leaf, generator, normalizer))
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return OneHotEncoder(space)
+    if isinstance(space, gym.spaces.Box) and is_image(space):
+        return ImageEncoder(space, generator)
+    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        return VectorEncoder(space, normalizer)
+    raise ValueError(
+        f"observation space {space} is not supported: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
+        "or a Dict or Tuple of them"
+    )
+
+
+def is_image(space: gym.spaces.Box) -> bool:
+    """Bytes in two to four dimensions, large enough for the NatureCNN: [H, W], with channels, or stacked."""
+    if space.dtype != np.uint8 or not 2 <= len(space.shape) <= 4:
+        return False
+    shape = channels_first(space.shape)(torch.empty(1, *space.shape, device="meta")).shape
+    return min(shape[2:]) >= NatureCNN.MIN_SIZE
+
+
+def channels_first(shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """What brings images [S, *shape] into the form [S, C, H, W].
+
+    Args:
+        shape: [H, W]; [H, W, C] or [C, H, W], the channels being the shorter end; or one of these stacked,
+            [K, ...].
+    """
+    if len(shape) == 2:
+        return lambda images: images.unsqueeze(1)
+    if len(shape) == 3:
+        if shape[2] < shape[0]:
+            return lambda images: images.permute(0, 3, 1, 2)
+        return lambda images: images
+    last_is_channels = shape[3] < shape[1]
+
+    def flattened(images: Tensor) -> Tensor:
+        if last_is_channels:
+            images = images.permute(0, 1, 4, 2, 3)
+        return images.flatten(start_dim=1, end_dim=2)
+
+    return flattened

@@ -1,0 +1,150 @@
+"""Running statistics that are part of the model: of observations, and of discounted returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+Floats = npt.NDArray[np.float64]
+_EPSILON = 1e-8
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all that was seen, merged batch by batch (Chan et al. 1983, eq. 2.1).
+
+    Args:
+        shape: of one element; every component has moments of its own.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, batch: Tensor) -> None:
+        """Count the elements of `batch` [S, *shape]; an empty batch changes nothing."""
+        if len(batch) == 0:
+            return
+        wide = batch.to(torch.float64)
+        seen, total = float(len(wide)), float(self.count) + len(wide)
+        mean, var = wide.mean(dim=0), wide.var(dim=0, correction=0)
+        delta = mean - self.mean
+        old = float(self.count)
+        # Before the first batch `var` is only a stand-in: its weight `old` is 0.
+        squares = self.var * old + var * seen + delta.square() * (old * seen / total)
+        self.mean.add_(delta * (seen / total))
+        self.var.copy_(squares / total)
+        self.count.fill_(total)
+
+
+class ObservationNormalizer(RunningMoments):
+    """(x - mean) / std, clipped; frozen but for `update`.
+
+    Args:
+        shape: of one observation.
+        clip: bound of the result.
+    """
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0) -> None:
+        super().__init__(shape)
+        self.clip = clip
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """F32[S, *shape] for obs [S, *shape] of any dtype."""
+        # In float64: an offset of 1e4 would cost half the digits of a float32.
+        centred = obs.to(torch.float64) - self.mean
+        return (centred / torch.sqrt(self.var + _EPSILON)).clamp(-self.clip, self.clip).float()
+
+
+class RewardScaler(RunningMoments):
+    """Divides rewards by the running standard deviation of the discounted return; the mean stays.
+
+    Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3.
+
+    Args:
+        num_envs: N; each env has a discounted return of its own that is filtered over time.
+        gamma: discount.
+        clip: bound of the scaled rewards.
+    """
+
+    running: Tensor
+
+    def __init__(self, num_envs: int, gamma: float, clip: float = 10.0) -> None:
+        super().__init__(())
+        self.gamma = gamma
+        self.clip = clip
+        self.register_buffer("running", torch.zeros(num_envs, dtype=torch.float64))
+
+    def update(  # type: ignore[override]
+        self, rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike
+    ) -> None:
+        """Count the discounted returns along a rollout.
+
+        Args:
+            rewards: [S], env after env, in the order of time.
+            env_ids: i64[S].
+            ended: bool[S], the episode is over after this step: the return starts anew.
+        """
+        running = self.running.cpu().numpy().copy()
+        returns = discounted_sums(rewards, env_ids, ended, self.gamma, running)
+        super().update(torch.from_numpy(returns).to(self.mean.device))
+        self.running.copy_(torch.from_numpy(running))
+
+    def scale(self, rewards: npt.ArrayLike) -> Floats:
+        """F64[S] for rewards [S]: the same signs, whatever the unit."""
+        std = float(torch.sqrt(self.var + _EPSILON))
+        scaled: Floats = np.clip(np.asarray(rewards, np.float64) / std, -self.clip, self.clip)
+        return scaled
+
+
+class RawRewards(nn.Module):
+    """Leaves rewards as they are. In the place of a `RewardScaler`."""
+
+    def __init__(self, num_envs: int, gamma: float) -> None:
+        super().__init__()
+
+    def update(self, rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike) -> None:
+        """See `RewardScaler`."""
+
+    def scale(self, rewards: npt.ArrayLike) -> Floats:
+        """See `RewardScaler`."""
+        return np.asarray(rewards, np.float64)
+
+
+def discounted_sums(
+    rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike, gamma: float, running: Floats
+) -> Floats:
+    """R_t = gamma R_{t-1} + r_t, per env and forwards in time, starting anew after the end of an episode.
+
+    Args:
+        rewards: [S], env after env, in the order of time.
+        env_ids: i64[S].
+        ended: bool[S].
+        gamma: discount.
+        running: f64[N], R of each env before the first step; afterwards that after the last one.
+
+    Returns:
+        f64[S].
+    """
+    sums = []
+    values = running.tolist()
+    rows = zip(
+        np.asarray(rewards, np.float64).tolist(),
+        np.asarray(env_ids).tolist(),
+        np.asarray(ended, np.bool_).tolist(),
+        strict=True,
+    )
+    for reward, env, over in rows:
+        value = gamma * values[env] + reward
+        sums.append(value)
+        values[env] = 0.0 if over else value
+    running[:] = values
+    return np.array(sums, np.float64)

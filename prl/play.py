@@ -1,0 +1,163 @@
+"""Play episodes with a trained policy, one after the other, to look at or to film."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from learner.settings import ConfigError, Rule, check
+from prl.build import build_factory, build_policy, reproducible
+from prl.config import TrainConfig
+from prl.evaluate import Actor, Episode, load_config, weights_of
+from prl.weights import load_weights
+from workers.envs import AnyEnv, EnvFactory
+from workers.errors import USER_ERRORS, EnvError
+from workers.rows import RowCodec, RowError
+from workers.seeding import episode_seed
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """Play episodes with the weights of a run and print their returns.
+
+    Attributes:
+        run: folder of the run.
+        best: play the best policy of the run's evaluations (eval_freq), not the last.
+        episodes: how many.
+        seed: of the episodes; another one than the training's gives episodes it has not seen.
+        deterministic: take the most likely action instead of drawing one.
+        render: human opens a window.
+        video: folder to write one video per episode to.
+        max_episode_steps: cut episodes after so many steps; null keeps the training's limit.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    run: Path
+    best: bool = False
+    episodes: int = 10
+    seed: int = 1_000_000
+    deterministic: bool = True
+    render: str | None = None
+    video: Path | None = None
+    max_episode_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self, _RULES)
+        if self.render is not None and self.video is not None:
+            raise ConfigError("render and video exclude each other")
+
+
+_RULES: tuple[Rule, ...] = (
+    ("episodes max_episode_steps", lambda v: v >= 1, "at least 1"),
+    ("seed", lambda v: v >= 0, "0 or more"),
+    ("render", lambda v: v == "human", "human"),
+)
+
+
+def play(config: PlayConfig) -> Iterator[Episode]:
+    """Play the episodes of a config, one after the other: those of `evaluate_run` with the same seed.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or has no best policy.
+        EnvError: its env cannot be used here, not be rendered, or failed.
+        WeightsError: its weights cannot be used.
+        NonFiniteError: the policy's actions are not finite.
+    """
+    trained = _with_display(load_config(config.run), config)
+    factory = build_factory(trained)
+    policy = build_policy(factory, trained)
+    load_weights(policy, weights_of(config.run, config.best))
+    with reproducible(trained.torch_threads, torch.device("cpu")), _Stage(factory, config.video) as stage:
+        for number in range(config.episodes):
+            seed = episode_seed(config.seed, 0, number)
+            yield _play_episode(stage, Actor(policy, [seed], config.deterministic, number), seed)
+
+
+def _with_display(trained: TrainConfig, config: PlayConfig) -> TrainConfig:
+    """The training's settings with what the play asks for in their place."""
+    kwargs = dict(trained.env_kwargs)
+    if config.render is not None or config.video is not None:
+        kwargs["render_mode"] = config.render or "rgb_array"
+    limit = config.max_episode_steps or trained.max_episode_steps
+    return dataclasses.replace(trained, env_kwargs=kwargs, max_episode_steps=limit)
+
+
+def _play_episode(stage: _Stage, actor: Actor, seed: int) -> Episode:
+    total, length, ended = 0.0, 0, False
+    row = stage.reset(seed)
+    while not ended:
+        row, reward, ended = stage.step(actor.act(np.zeros(1, np.int64), row[None])[0])
+        total += reward
+        length += 1
+    return Episode(total, length)
+
+
+class _Stage:
+    """One env that speaks in rows, and whose failures are told in one line. A context manager.
+
+    Args:
+        factory: builds the env.
+        video: folder for one video per episode; None films nothing.
+    """
+
+    def __init__(self, factory: EnvFactory, video: Path | None) -> None:
+        self._name = factory.name
+        self._obs = RowCodec(factory.observation_space)
+        self._actions = RowCodec(factory.action_space)
+        with self._blame("the constructor"):
+            self._env = factory.build()
+            if video is not None:
+                self._env = _recording(self._env, video)
+
+    def reset(self, seed: int) -> Array:
+        """Start an episode; the row [*O] of its first observation."""
+        with self._blame(f"reset(seed={seed})"):
+            obs, _ = self._env.reset(seed=seed)
+            return self._obs.pack(obs)
+
+    def step(self, row: Array) -> tuple[Array, float, bool]:
+        """Take the action of a row [*A]; next observation's row, reward, whether the episode has ended."""
+        action = self._actions.unpack(row)
+        with self._blame(f"step({action!r})"):
+            obs, reward, terminated, truncated, _ = self._env.step(action)
+            return self._obs.pack(obs), float(reward), bool(terminated or truncated)
+
+    def __enter__(self) -> _Stage:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._blame("close()"):
+            self._env.close()
+
+    @contextlib.contextmanager
+    def _blame(self, what: str) -> Iterator[None]:
+        """Errors of the env, which is the user's code, as EnvError."""
+        try:
+            yield
+        except RowError as error:
+            raise EnvError(f"{what} of {self._name} returned {error}") from error
+        except gym.error.DependencyNotInstalled as error:
+            message = f'rendering needs the extra "render": pip install "prl[render]" ({error})'
+            raise EnvError(message) from error
+        except USER_ERRORS as error:
+            message = f"{what} of {self._name} raised {type(error).__name__}: {' '.join(str(error).split())}"
+            text = "".join(traceback.format_exception(error))
+            raise EnvError(message, traceback=text) from error
+
+
+def _recording(env: AnyEnv, folder: Path) -> AnyEnv:
+    return gym.wrappers.RecordVideo(env, str(folder), episode_trigger=lambda _: True, disable_logger=True)

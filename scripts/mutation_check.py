@@ -1,0 +1,131 @@
+"""Seed known mistakes into a copy of the code, one at a time, and see which tests notice.
+
+    python scripts/mutation_check.py                   # all, with a table in docs/mutation_check.md
+    python scripts/mutation_check.py --only entropy    # those whose name contains a word; writes nothing
+
+Exit code 1 if a mistake survives, 2 if its place is no longer found in the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutations import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parent.parent
+_COPIED = (
+    "learner",
+    "workers",
+    "prl",
+    "tests",
+    "scripts",
+    "docs",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+)
+_MOST_KILLERS = 3  # enough to know; the rest of the tests would only take time
+_TIMEOUT = 600  # seconds; a mistake that makes the code hang is noticed, too
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", help="mutations whose name contains this")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "mutation_check.md", help="table to write"
+    )
+    arguments = parser.parse_args(argv)
+    chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
+    lost = [mutation.name for mutation in chosen if not _applies(mutation)]
+    if lost or not chosen:
+        print(
+            f"no such place in the code: {'; '.join(lost)}" if lost else "no such mutation", file=sys.stderr
+        )
+        return 2
+    with ThreadPoolExecutor(arguments.jobs) as threads:
+        results = []
+        for mutation, killers in zip(chosen, threads.map(killers_of, chosen), strict=True):
+            print(
+                f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
+            )
+            results.append((mutation, killers))
+    if not arguments.only:
+        arguments.out.write_text(table(results))
+    survivors = [mutation.name for mutation, killers in results if not killers]
+    print(f"{len(results) - len(survivors)} of {len(results)} killed")
+    return 1 if survivors else 0
+
+
+def _applies(mutation: Mutation) -> bool:
+    return (ROOT / mutation.file).read_text().count(mutation.right) == 1
+
+
+def killers_of(mutation: Mutation) -> list[str]:
+    """The tests that fail with the mistake in the code; at most a few."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for item in _COPIED:
+            source = ROOT / item
+            if source.is_dir():
+                shutil.copytree(
+                    source, folder / item, ignore=shutil.ignore_patterns("__pycache__", "results")
+                )
+            else:
+                shutil.copy(source, folder / item)
+        target = folder / mutation.file
+        target.write_text(target.read_text().replace(mutation.right, mutation.wrong))
+        return _failing_tests(folder, mutation.tests)
+
+
+def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--maxfail={_MOST_KILLERS}"]
+    # The copy comes before an installed prl.
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{test}" for test in tests)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [f"no end after {_TIMEOUT} s"]
+    if done.returncode == 0:
+        return []
+    killers = re.findall(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+    return killers or [f"pytest ended with {done.returncode}"]
+
+
+def table(results: Sequence[tuple[Mutation, list[str]]]) -> str:
+    """The page docs/mutation_check.md."""
+    lines = [
+        "# Do the tests notice?",
+        "",
+        f"{len(results)} mistakes, most of them known from other programs of this kind, each made alone in a "
+        "copy of the code by `python scripts/mutation_check.py`. At most three tests that notice are named.",
+        "",
+        "| mistake | in | noticed by |",
+        "|---|---|---|",
+    ]
+    for mutation, killers in results:
+        noticed = ", ".join(f"`{killer}`" for killer in killers) or "**nobody**"
+        lines.append(f"| {mutation.name} | `{mutation.file}` | {noticed.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

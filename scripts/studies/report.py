@@ -1,0 +1,194 @@
+"""From result files to a page and its pictures."""
+
+from __future__ import annotations
+
+import csv
+import statistics as plain
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.plans import SB3, STUDIES, Study
+from studies.results import CURVE_HEADER, read_results
+from studies.statistics import bootstrap_interval, interquartile_mean
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+_DPI = 120
+_TOO_FEW = 4  # below it nothing is trimmed
+
+Results = dict[str, list[dict[str, Any]]]  # by variant
+_INTRO = f"""# Results
+
+What prl learns on well-known environments, and how that compares with targets and with Stable-Baselines3.
+What stands between the two marks is written by `python scripts/study.py report`.
+
+{BEGIN}
+{END}
+"""
+_LEGEND = """The final policy of every seed plays 100 episodes that no training has seen, the same ones for
+all variants, acting deterministically; the seed's score is their mean return. IQM: the interquartile mean of
+the scores, without the lowest and the highest quarter of the seeds (each rounded down). Interval: percentile
+bootstrap of the IQM over seeds, 10,000 resamples. Seconds: median wall-clock time of one training run, on one
+thread unless its command says otherwise, while other runs used other cores ("runs at a time")."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page beside the folder of the results, and the pictures into it.
+
+    Returns:
+        The page; text outside the marks stays as it is.
+    """
+    page = folder.parent / f"{folder.name}.md"
+    found = {study.env_id: results_of(study, folder) for study in STUDIES}
+    studies = [study for study in STUDIES if found[study.env_id]]
+    pictures = {study.slug for study in studies if draw(study, found[study.env_id], folder)}
+    old = page.read_text(encoding="utf-8") if page.is_file() else _INTRO
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(between_marks(old, report_text(studies, found, folder.name, pictures)), encoding="utf-8")
+    return page
+
+
+def results_of(study: Study, folder: Path) -> Results:
+    """The results that are there, by variant."""
+    results = {variant: read_results(folder, study, variant) for variant in study.variants}
+    return {variant: rows for variant, rows in results.items() if rows}
+
+
+def between_marks(page: str, text: str) -> str:
+    """Replace what stands between the marks; a page without them gets them at its end."""
+    if BEGIN not in page or END not in page:
+        page = f"{page.rstrip()}\n\n{BEGIN}\n{END}\n"
+    head, _, rest = page.partition(BEGIN)
+    return f"{head}{BEGIN}\n{text.strip()}\n{END}{rest.partition(END)[2]}"
+
+
+def report_text(
+    studies: Sequence[Study], found: Mapping[str, Results], folder: str, pictures: set[str] | None = None
+) -> str:
+    """The page's generated part.
+
+    Args:
+        studies: in order.
+        found: results by env and variant.
+        folder: of the pictures, as seen from the page.
+        pictures: slugs of the envs that have one.
+    """
+    rows = [
+        summary_row(study, variant, results)
+        for study in studies
+        for variant, results in found[study.env_id].items()
+    ]
+    header = ("env", "budget", "target", "variant", "seeds", "IQM", "95 % interval", "seconds", "reached")
+    parts = [_LEGEND, table(header, rows)]
+    for study in studies:
+        parts.append(f"## {study.slug}")
+        if study.slug in (pictures or ()):
+            parts.append(f"![Learning curves on {study.slug}]({folder}/{study.slug}.png)")
+        parts.append(seed_table(found[study.env_id]))
+    return "\n\n".join(parts)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def summary_row(study: Study, variant: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """One line of the table of all envs."""
+    scores = [result["evaluation"]["mean"] for result in results]
+    few = " (plain mean: too few seeds)" if len(scores) < _TOO_FEW else ""
+    low, high = bootstrap_interval(scores)
+    budgets = sorted({result["budget"] for result in results})
+    return [
+        study.slug,
+        " and ".join(f"{budget:,}" for budget in budgets),
+        target_text(study, variant),
+        variant,
+        f"{len(results)} of {study.seeds}",
+        f"{number(float(interquartile_mean(scores)))}{few}",
+        f"{number(low)} .. {number(high)}" if len(scores) > 1 else "one seed",
+        f"{plain.median(result['train_wall_seconds'] for result in results):,.0f}",
+        verdict(study, variant, scores),
+    ]
+
+
+def target_text(study: Study, variant: str) -> str:
+    """What the variant should reach, in words."""
+    if variant not in study.solved:
+        return f"{study.target:g}"
+    least, most = study.solved[variant]
+    seeds = f"at least {least}" if most >= study.seeds else f"at most {most}"
+    return f"above {study.target:g} on {seeds} of {study.seeds} seeds"
+
+
+def verdict(study: Study, variant: str, scores: Sequence[float]) -> str:
+    """Whether the target is reached; "so far" while seeds are missing."""
+    if variant in study.solved:
+        least, most = study.solved[variant]
+        solved = sum(score > study.target for score in scores)
+        good, detail = least <= solved <= most, f": {solved} of {len(scores)}"
+    else:
+        good, detail = bool(interquartile_mean(scores) >= study.target), ""
+    return f"{'yes' if good else 'no'}{detail}{'' if len(scores) >= study.seeds else ', so far'}"
+
+
+def seed_table(results: Results) -> str:
+    """Every seed of an env."""
+    header = ("variant", "seed", "mean return", "steps", "seconds", "runs at a time", "code", "command")
+    rows = [seed_row(result) for of_variant in results.values() for result in of_variant]
+    return table(header, rows)
+
+
+def seed_row(result: Mapping[str, Any]) -> list[str]:
+    """One seed."""
+    scores, versions = result["evaluation"], result["versions"]
+    code = f"sb3 {versions['sb3']}" if result["variant"] == SB3 else f"{versions['prl']}"
+    return [
+        result["variant"],
+        str(result["seed"]),
+        f"{number(scores['mean'])} ± {number(scores['std'])}",
+        f"{result['timesteps']:,}",
+        f"{result['train_wall_seconds']:,.0f}",
+        str(result["jobs"]),
+        code,
+        f"`{result['command']}`",
+    ]
+
+
+def number(value: float) -> str:
+    """Two decimals below 10, where returns are small, else one."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def draw(study: Study, results: Results, folder: Path) -> bool:
+    """Draw the training curves of all variants; False if there is nothing to draw."""
+    from prl import ConfigError  # late: these import torch
+    from prl.plot import draw as draw_curves
+
+    curves = {}
+    for variant, of_variant in results.items():
+        seeds = [int(result["seed"]) for result in of_variant]
+        read = [read_curve(folder / study.slug / f"{variant}-seed{seed}.csv") for seed in seeds]
+        curves[variant] = [curve for curve in read if len(curve.steps)]
+    try:
+        figure = draw_curves({name: runs for name, runs in curves.items() if runs}, study.slug)
+    except ConfigError:  # runs of very different lengths share no steps to average
+        return False
+    axes = figure.axes[0]
+    axes.axhline(study.target, color="#9ca3af", linewidth=1.0, linestyle="--")
+    axes.set_ylabel("mean return of recent training episodes")
+    figure.savefig(folder / f"{study.slug}.png", dpi=_DPI, metadata={"Software": None})
+    return True
+
+
+def read_curve(path: Path) -> Any:
+    """A curve as `prl.plot` takes it."""
+    from prl.plot import Curve
+
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [[float(row[name]) for name in CURVE_HEADER] for row in csv.DictReader(file)]
+    steps, returns = np.array(rows, np.float64).reshape(-1, 2).T
+    return Curve("", steps, returns)

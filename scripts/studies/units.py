@@ -1,0 +1,205 @@
+"""One unit of work: train, play 100 fresh episodes with the final policy, write down both."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from studies.peer import train_and_play
+from studies.plans import SB3, Unit
+from studies.results import Curve, write_result
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EPISODES = 100
+EVAL_SEED = 1_000_000  # the episodes' own; no training run has seen them
+_CODE = ("prl", "workers", "learner", "scripts")
+
+
+class UnitError(RuntimeError):
+    """A unit could not be carried out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a unit comes to.
+
+    Attributes:
+        timesteps: env steps of training; a little more than the budget, since updates are not cut short.
+        returns: of the evaluation's episodes.
+        train_seconds, eval_seconds: wall-clock, without imports.
+        curve: pairs of steps and mean return of recent training episodes.
+        settings: all of them.
+        command: what does the training again.
+    """
+
+    timesteps: int
+    returns: list[float]
+    train_seconds: float
+    eval_seconds: float
+    curve: Curve
+    settings: dict[str, Any]
+    command: str
+
+
+def run_unit(unit: Unit, folder: Path, *, jobs: int, num_workers: int) -> None:
+    """Carry out a unit and write its result.
+
+    Raises:
+        UnitError: training failed.
+    """
+    code = versions()  # of what is about to run, not of what lies there hours later
+    outcome = run_peer(unit) if unit.variant == SB3 else run_prl(unit, num_workers)
+    write_result(folder, unit, describe(unit, outcome, jobs, code), outcome.curve)
+
+
+def run_prl(unit: Unit, num_workers: int) -> Outcome:
+    """Train with `scripts/train.py`, as a user would."""
+    flags = training_flags(unit, num_workers)
+    with tempfile.TemporaryDirectory(prefix="study-") as parent:
+        run = Path(parent) / "run"
+        train(flags, run)
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        start = time.perf_counter()
+        returns = evaluate(run)
+        return Outcome(
+            timesteps=summary["timesteps"],
+            returns=returns,
+            train_seconds=summary["wall_seconds"],
+            eval_seconds=time.perf_counter() - start,
+            curve=read_progress(run / "progress.csv"),
+            settings=yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")),
+            command=shlex.join(["python", "scripts/train.py", *flags]),
+        )
+
+
+def training_flags(unit: Unit, num_workers: int) -> list[str]:
+    """Flags of `train.py`; the settings that they leave out are the presets of the env."""
+    return [
+        "--env-id",
+        unit.study.env_id,
+        "--total-timesteps",
+        str(unit.budget),
+        "--seed",
+        str(unit.seed),
+        "--num-workers",
+        str(num_workers),
+        *unit.study.prl[unit.variant],
+    ]
+
+
+def train(flags: list[str], run: Path) -> None:
+    """Run `train.py` into a folder that is not there yet.
+
+    Raises:
+        UnitError: it failed.
+    """
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags, "--run-folder", str(run)]
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        raise UnitError(f"train.py ended with exit code {code}")
+
+
+def evaluate(run: Path) -> list[float]:
+    """The returns of the final policy, acting deterministically."""
+    import torch
+
+    from prl import evaluate as evaluation
+
+    torch.set_num_threads(1)
+    episodes = evaluation.evaluate_run(run, episodes=EPISODES, seed=EVAL_SEED)
+    return [episode.episode_return for episode in episodes]
+
+
+def read_progress(path: Path) -> Curve:
+    """The curve of a run folder, without the updates before the first episode's end."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            (int(float(row["time/total_timesteps"])), float(row["rollout/ep_rew_mean"]))
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if math.isfinite(row[1])]
+
+
+def run_peer(unit: Unit) -> Outcome:
+    """Train and evaluate Stable-Baselines3 on the same budget and the same episodes."""
+    from prl.evaluate import episode_seed  # late, as it imports torch
+
+    seeds = [episode_seed(EVAL_SEED, 0, number) for number in range(EPISODES)]
+    found = train_and_play(unit.study.env_id, unit.budget, unit.seed, seeds)
+    flags = ["--env", unit.study.slug, "--algo", SB3, "--seed", str(unit.seed), "--budget", str(unit.budget)]
+    return Outcome(**found, command=shlex.join(["python", "scripts/study.py", "one", *flags]))
+
+
+def describe(unit: Unit, outcome: Outcome, jobs: int, code: dict[str, str | None]) -> dict[str, Any]:
+    """The result as it is written."""
+    returns = np.asarray(outcome.returns)
+    return {
+        "env_id": unit.study.env_id,
+        "variant": unit.variant,
+        "seed": unit.seed,
+        "budget": unit.budget,
+        "timesteps": outcome.timesteps,
+        "command": outcome.command,
+        "evaluation": {
+            "episodes": len(outcome.returns),
+            "seed": EVAL_SEED,
+            "mean": round(float(returns.mean()), 6),
+            "std": round(float(returns.std()), 6),
+            "min": round(float(returns.min()), 6),
+            "max": round(float(returns.max()), 6),
+            "returns": [round(value, 4) for value in outcome.returns],
+        },
+        "train_wall_seconds": round(outcome.train_seconds, 2),
+        "eval_wall_seconds": round(outcome.eval_seconds, 2),
+        "jobs": jobs,
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "os": platform.system()},
+        "versions": code,
+        "settings": outcome.settings,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the code that was measured; None is not installed."""
+    return {
+        "prl": commit(),
+        "torch": _version("torch"),
+        "gymnasium": _version("gymnasium"),
+        "sb3": _version("stable-baselines3"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """Short hash of the code, with "-dirty" if it has been changed since; None outside a repository."""
+    try:
+        name = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", *_CODE)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,338 @@
+"""How an element of any Gymnasium space lies in a row of numbers, and what is checked before it does.
+
+A *plain* space (Box, Discrete, MultiDiscrete, MultiBinary) has rows of its own shape and dtype. A
+*composite* one (Dict, Tuple, nested at will) has rows u8[B]: the bytes of its leaves one after the other,
+depth first, in the order in which the space iterates, in native byte order and without gaps.
+
+A path names a part of an element as Python would: `['goal'][1]`; "" is the element itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+Array = npt.NDArray[Any]
+Elements: TypeAlias = "list[Any] | Array"
+
+
+class RowError(ValueError):
+    """A value is no element of its space. The message starts with the path: "observation['goal'] of ..."."""
+
+
+def is_composite(space: gym.Space[Any]) -> bool:
+    """Whether elements of the space consist of elements of other spaces, in a fixed number and order."""
+    return isinstance(space, Dict | Tuple)
+
+
+def is_numeric(space: gym.Space[Any]) -> bool:
+    """Whether elements of the space are arrays of a fixed shape that hold numbers or bools."""
+    return space.shape is not None and space.dtype is not None and np.dtype(space.dtype).kind in "biuf"
+
+
+def parts(space: gym.Space[Any]) -> list[tuple[Any, gym.Space[Any]]]:
+    """Keys and spaces of the direct parts of a composite space; none of any other."""
+    if isinstance(space, Dict):
+        return list(space.spaces.items())
+    return list(enumerate(space.spaces)) if isinstance(space, Tuple) else []
+
+
+def leaves(space: gym.Space[Any], path: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+    """Paths and spaces of all leaves, depth first; of a space that is not composite: itself."""
+    if not is_composite(space):
+        yield path, space
+    for key, part in parts(space):
+        yield from leaves(part, f"{path}[{key!r}]")
+
+
+def has_numbers(space: gym.Space[Any]) -> bool:
+    """Whether anything is left of the space in `numeric_part`."""
+    if is_composite(space):
+        inner = parts(space)
+        return not inner or any(has_numbers(part) for _, part in inner)
+    return is_numeric(space)
+
+
+def numeric_part(space: gym.Space[Any]) -> gym.Space[Any]:
+    """A space that has numbers without the leaves that are not numeric; itself, if it has none of them."""
+    if all(is_numeric(leaf) for _, leaf in leaves(space)):
+        return space
+    kept = [(key, numeric_part(part)) for key, part in parts(space) if has_numbers(part)]
+    # Pairs, because the keys of a mapping would be sorted.
+    return Dict(kept) if isinstance(space, Dict) else Tuple([part for _, part in kept])
+
+
+def select_numeric(space: gym.Space[Any], value: Any) -> Any:
+    """The element of `numeric_part(space)` in an element of the space.
+
+    What is no element of the space is left as it is, for `RowCodec` to complain of.
+    """
+    if isinstance(space, Dict) and isinstance(value, Mapping):
+        known = space.spaces
+        return {
+            key: select_numeric(known[key], part) if key in known else part
+            for key, part in value.items()
+            if key not in known or has_numbers(known[key])
+        }
+    if isinstance(space, Tuple) and isinstance(value, tuple | list) and len(value) == len(space.spaces):
+        pairs = zip(space.spaces, value, strict=True)
+        return tuple(select_numeric(part, inner) for part, inner in pairs if has_numbers(part))
+    return value
+
+
+def row_bytes(space: gym.Space[Any]) -> int:
+    """B, the length of a row of a composite space."""
+    return sum(Leaf.of("", leaf).nbytes for _, leaf in leaves(space))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of an element.
+
+    Attributes:
+        label: what messages call it.
+        space: its own.
+        shape, dtype: of one value.
+        holds: whether all of [G, *shape] values are valid; None if every value is.
+    """
+
+    label: str
+    space: gym.Space[Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    holds: Callable[[Array], bool] | None
+
+    @classmethod
+    def of(cls, path: str, space: gym.Space[Any]) -> Leaf:
+        """The leaf of a numeric space."""
+        dtype: np.dtype[Any] = np.dtype(space.dtype)
+        if not dtype.isnative:
+            dtype = dtype.newbyteorder("=")
+        label = f"observation{path}" if path else "an observation"
+        return cls(label, space, tuple(space.shape or ()), dtype, _check_of(space, dtype))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def array(self, value: Any) -> Array:
+        """The value as an array that can be written without changing it.
+
+        Lists, scalars and wider floats are taken. NumPy would broadcast a size-1 observation, and wrap
+        300 to the uint8 44, without a word: whatever could change a value is refused.
+
+        Raises:
+            RowError: another shape or dtype.
+        """
+        if type(value) is not np.ndarray or value.dtype != self.dtype:
+            value = self._converted(value)
+        if value.shape != self.shape:
+            raise RowError(f"{self.label} of shape {value.shape}, its space says {self.shape}")
+        array: Array = value
+        return array
+
+    def complaint(self, value: Any) -> RowError:
+        """What is wrong with a value that does not hold."""
+        if self.dtype.kind == "f":
+            return RowError(f"{self.label} that is not finite: {value}")
+        return RowError(f"{self.label} outside of its space {self.space}: {value}")
+
+    def _converted(self, value: Any) -> Array:
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise RowError(f"{self.label} that is no array: ValueError: {error}") from error
+        if array.dtype != self.dtype and not self._takes(array):
+            raise RowError(f"{self.label} of dtype {array.dtype}, its space says {self.dtype}")
+        return array
+
+    def _takes(self, array: Array) -> bool:
+        if _both(array.dtype, self.dtype, "f") or np.can_cast(array.dtype, self.dtype, "safe"):
+            return True
+        # A wider integer is fine as long as its values fit: envs often return int64 for int8.
+        return _both(array.dtype, self.dtype, "iu") and bool((array == array.astype(self.dtype)).all())
+
+
+class RowCodec:
+    """Writes elements of one space into rows, and reads them out again.
+
+    Args:
+        space: all of its leaves are numeric.
+
+    Attributes:
+        plain: the only leaf of a plain space; None if the space is composite.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self._space = space
+        self._leaves = [Leaf.of(path, leaf) for path, leaf in leaves(space)]
+        self._checks = [(index, leaf) for index, leaf in enumerate(self._leaves) if leaf.holds is not None]
+        self.plain = None if is_composite(space) else self._leaves[0]
+        # Fields "0", "1", ... of a record without gaps.
+        self._record = np.dtype([(str(i), leaf.dtype, leaf.shape) for i, leaf in enumerate(self._leaves)])
+
+    def columns(self, rows: Array) -> list[Array]:
+        """Each leaf of all rows, [G, *shape], in the memory of the rows.
+
+        Args:
+            rows: [G, *O] of a plain space, u8[G, B] of a composite one; C-contiguous.
+        """
+        if self.plain is not None:
+            return [rows]
+        records = rows.view(self._record)[..., 0]
+        return [records[str(index)] for index in range(len(self._leaves))]
+
+    def write(self, value: Any, columns: Sequence[Array], row: int) -> None:
+        """Write one element into a row; whether its numbers are valid is for `holds` to say.
+
+        Raises:
+            RowError: another structure, shape or dtype.
+        """
+        if self.plain is not None:
+            columns[0][row] = self.plain.array(value)
+            return
+        values = _flattened(self._space, value)
+        for leaf, column, part in zip(self._leaves, columns, values, strict=True):
+            column[row] = leaf.array(part)
+
+    def holds(self, columns: Sequence[Array], index: slice | Array) -> bool:
+        """Whether the rows at `index` hold numbers that are finite and within the discrete spaces."""
+        for number, leaf in self._checks:
+            if leaf.holds is not None and not leaf.holds(columns[number][index]):
+                return False
+        return True
+
+    def require(self, columns: Sequence[Array], row: int) -> None:
+        """Check one row.
+
+        Raises:
+            RowError: its numbers are not finite, or not in a discrete space.
+        """
+        for number, leaf in self._checks:
+            if leaf.holds is not None and not leaf.holds(columns[number][row : row + 1]):
+                raise leaf.complaint(columns[number][row])
+
+    def read(self, rows: Array) -> Elements:
+        """The elements in rows, as an env takes actions.
+
+        Discrete values are plain ints: every env takes them, and fewer take NumPy scalars. Arrays are
+        copies: rows belong to the learner.
+
+        Args:
+            rows: as in `columns`.
+        """
+        if self.plain is not None:
+            return _values(self._space, rows)
+        return _elements(self._space, iter(self.columns(rows)), len(rows))
+
+    def pack(self, value: Any) -> Array:
+        """The row of one element: [*O] of a plain space, u8[B] of a composite one.
+
+        Raises:
+            RowError: the value is no element of the space, as far as rows can tell: bounds of a Box are
+                not looked at.
+        """
+        if self.plain is not None:
+            rows = np.zeros((1, *self.plain.shape), self.plain.dtype)
+        else:
+            rows = np.zeros((1, self._record.itemsize), np.uint8)
+        columns = self.columns(rows)
+        self.write(value, columns, 0)
+        self.require(columns, 0)
+        row: Array = rows[0, ...]
+        return row
+
+    def unpack(self, row: Array) -> Any:
+        """The element in one row; the inverse of `pack`."""
+        return self.read(np.ascontiguousarray(np.asarray(row)[None]))[0]
+
+
+def pack(space: gym.Space[Any], value: Any) -> Array:
+    """See `RowCodec.pack`, which is faster for many of them."""
+    return RowCodec(space).pack(value)
+
+
+def unpack(space: gym.Space[Any], row: Array) -> Any:
+    """See `RowCodec.unpack`, which is faster for many of them."""
+    return RowCodec(space).unpack(row)
+
+
+def _check_of(space: gym.Space[Any], dtype: np.dtype[Any]) -> Callable[[Array], bool] | None:
+    if isinstance(space, Discrete):
+        return _within(int(space.start), int(space.start) + int(space.n) - 1)
+    if isinstance(space, MultiDiscrete):
+        return _within(space.start, space.start + (space.nvec - 1))
+    if isinstance(space, MultiBinary):
+        return _within(0, 1)
+    return _finite if dtype.kind == "f" else None
+
+
+def _finite(values: Array) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _within(low: Any, high: Any) -> Callable[[Array], bool]:
+    def holds(values: Array) -> bool:
+        return bool(((values >= low) & (values <= high)).all())
+
+    return holds
+
+
+def _flattened(space: gym.Space[Any], value: Any, path: str = "") -> Iterator[Any]:
+    """The leaves of a value, in order."""
+    if isinstance(space, Dict):
+        _require_keys(space, value, path)
+    elif isinstance(space, Tuple):
+        _require_length(space, value, path)
+    else:
+        yield value
+    for key, part in parts(space):
+        yield from _flattened(part, value[key], f"{path}[{key!r}]")
+
+
+def _require_keys(space: Dict, value: Any, path: str) -> None:
+    if not isinstance(value, Mapping):
+        raise RowError(f"observation{path} of type {type(value).__name__}, its space says dict")
+    for key in space.spaces:
+        if key not in value:
+            raise RowError(f"no observation{path}[{key!r}], which its space has")
+    if len(value) > len(space.spaces):
+        unknown = next(key for key in value if key not in space.spaces)
+        raise RowError(f"observation{path}[{unknown!r}], which its space does not have")
+
+
+def _require_length(space: Tuple[Any], value: Any, path: str) -> None:
+    if not isinstance(value, tuple | list):
+        raise RowError(f"observation{path} of type {type(value).__name__}, its space says tuple")
+    if len(value) != len(space.spaces):
+        raise RowError(f"observation{path} of length {len(value)}, its space says {len(space.spaces)}")
+
+
+def _elements(space: gym.Space[Any], columns: Iterator[Array], count: int) -> Elements:
+    """The elements of all rows; takes the columns of the space's leaves from the iterator."""
+    if not is_composite(space):
+        return _values(space, next(columns))
+    keys = [key for key, _ in parts(space)]
+    inner = [_elements(part, columns, count) for _, part in parts(space)]
+    rows: list[Any] = list(zip(*inner, strict=True)) if inner else [()] * count
+    return [dict(zip(keys, row, strict=True)) for row in rows] if isinstance(space, Dict) else rows
+
+
+def _values(space: gym.Space[Any], column: Array) -> Elements:
+    if isinstance(space, Discrete):
+        numbers: list[Any] = column.tolist()
+        return numbers
+    copied = column.copy()
+    # Iterating over numbers would make NumPy scalars of them.
+    return copied if copied.ndim > 1 else [copied[row, ...] for row in range(len(copied))]
+
+
+def _both(left: np.dtype[Any], right: np.dtype[Any], kinds: str) -> bool:
+    return left.kind in kinds and right.kind in kinds

@@ -1,0 +1,182 @@
+"""Wrappers that fit an env to its learner, and wrappers that a user names in text."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.utils import RecordConstructorArgs
+
+from workers.errors import USER_ERRORS, EnvError
+from workers.rows import leaves, numeric_part, select_numeric
+
+AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
+MASK_KEY = "action_mask"
+
+
+class NumericObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Leaves out of Dict and Tuple observations what is not made of numbers (`rows.numeric_part`)."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.observation_space = numeric_part(env.observation_space)
+
+    def observation(self, observation: Any) -> Any:
+        """See `rows.select_numeric`."""
+        return select_numeric(self.env.observation_space, observation)
+
+
+class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Moves `info["action_mask"]` into the observation, where a policy can see it.
+
+    The observation becomes a Dict of what it was ("obs", if it was no Dict) and of the mask as i8[K].
+
+    Raises:
+        ValueError: such actions have no masks (see `mask_length`). In reset and step: there is no mask, or it
+            does not have K elements.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space = env.observation_space
+        self._is_dict = isinstance(space, Dict)
+        # Pairs, because the keys of a mapping would be sorted.
+        inner = list(space.spaces.items()) if isinstance(space, Dict) else [("obs", space)]
+        length = mask_length(env.action_space)
+        if length is None:
+            raise ValueError(f"the actions of {env.action_space} have no masks")
+        self._length = length
+        self.observation_space = Dict([*inner, (MASK_KEY, MultiBinary(self._length))])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As the env, with the mask in the observation."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._with_mask(obs, info), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the env, with the mask in the observation."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_mask(obs, info), reward, terminated, truncated, info
+
+    def _with_mask(self, obs: Any, info: dict[str, Any]) -> dict[Any, Any]:
+        mask = mask_of(info, self._length)
+        # Of a broken env: an observation that is no dict goes into "obs", and is refused there.
+        inner = obs if self._is_dict and isinstance(obs, Mapping) else {"obs": obs}
+        return {**inner, MASK_KEY: mask}
+
+
+def mask_length(action_space: gym.Space[Any]) -> int | None:
+    """K, the length of an action mask, leaf after leaf; None if such actions have no masks.
+
+    A Discrete or MultiDiscrete has one element for each choice, a MultiBinary two for each bit (whether it
+    may be 0, whether it may be 1).
+    """
+    total = 0
+    for _, leaf in leaves(action_space):
+        if isinstance(leaf, Discrete):
+            total += int(leaf.n)
+        elif isinstance(leaf, MultiDiscrete):
+            total += int(leaf.nvec.sum())
+        elif isinstance(leaf, MultiBinary):
+            total += 2 * int(np.prod(leaf.shape))
+        else:
+            return None
+    return total or None
+
+
+def mask_of(info: Mapping[str, Any], length: int) -> npt.NDArray[np.int8]:
+    """The mask in an env's info, i8[K] of 0 and 1.
+
+    Raises:
+        ValueError: there is none, or it is not made of K integers or bools that are 0 or 1.
+    """
+    if MASK_KEY not in info:
+        raise ValueError(f"info has no {MASK_KEY!r}, though the one of the first reset had")
+    mask = np.asarray(info[MASK_KEY])
+    if mask.dtype.kind not in "biu" or mask.size != length:
+        found = f"{mask.dtype} of shape {mask.shape}"
+        raise ValueError(f"info[{MASK_KEY!r}] is {found}, not {length} integers or bools")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"info[{MASK_KEY!r}] holds other numbers than 0 and 1: {mask.ravel()}")
+    return mask.astype(np.int8).reshape(length)
+
+
+class NamedWrapper:
+    """A wrapper given as text: "module:Class" or "module:Class(key=value, ...)" with literal values.
+
+    The class is found at once. It travels to workers by its name, or by value if it is one of the user's
+    `__main__`, which a worker does not have.
+
+    Raises:
+        EnvError: the text is not of that form, or the module or class cannot be found.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        module, name, self.kwargs = _parsed(text)
+        try:
+            self.wrapper: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        except AttributeError as error:
+            raise EnvError(f"the wrapper {text!r} is unknown: {_one_line(error)}") from error
+        except USER_ERRORS as error:  # what happens in the module is the user's code
+            raise EnvError(f"cannot import the wrapper {text!r}: {_one_line(error)}") from error
+        if not callable(self.wrapper):
+            raise EnvError(f"the wrapper {text!r} is not a class")
+
+    def __call__(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """The env in its wrapper; the env is closed if that fails.
+
+        Raises:
+            EnvError: the constructor raised, or returned no env.
+        """
+        try:
+            wrapped = self.wrapper(env, **self.kwargs)
+        except USER_ERRORS as error:  # the constructor is the user's code
+            env.close()
+            text = "".join(traceback.format_exception(error))
+            raise EnvError(f"the wrapper {self.text!r} raised {_one_line(error)}", traceback=text) from error
+        if not isinstance(wrapped, gym.Env):
+            env.close()
+            raise EnvError(f"the wrapper {self.text!r} made a {type(wrapped).__name__}, not a gymnasium.Env")
+        return wrapped
+
+
+def _parsed(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Module, class and keyword arguments. Nothing is evaluated but literals."""
+    module, _, call = text.partition(":")
+    try:
+        node = ast.parse(call.strip(), mode="eval").body
+        called = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in called.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise _malformed(text) from error
+    # `**mapping` is a keyword without a name; of a name given twice only one is left.
+    names = {name: value for name, value in kwargs.items() if name is not None}
+    if (
+        not isinstance(called.func, ast.Name)
+        or called.args
+        or len(names) != len(called.keywords)
+        or not module
+    ):
+        raise _malformed(text)
+    return module.strip(), called.func.id, names
+
+
+def _malformed(text: str) -> EnvError:
+    form = "'module:Class' or 'module:Class(key=value, ...)' with literal values"
+    return EnvError(f"a wrapper is given as {form}, not as {text!r}")
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
