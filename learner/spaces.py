@@ -101,7 +101,7 @@ def row_field(space: gym.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     numeric = space.dtype is not None and (space.dtype.kind in "biuf")
     if space.shape is None or not numeric:
         raise ValueError(f"the space {space} is not supported: its elements are not numeric arrays")
-    return tuple(space.shape), np.dtype(space.dtype)
+    return tuple(space.shape), np.dtype(space.dtype).newbyteorder("=")
 
 
 def unpack(space: gym.Space[Any], rows: Tensor) -> Nested:

@@ -344,6 +344,8 @@ def _has_time_limit(env: AnyEnv) -> bool:
         if isinstance(env, TimeLimit):
             return True
         env = env.env
+    if isinstance(getattr(env, "max_steps", None), int):  # MiniGrid and its kin truncate by themselves
+        return True
     spec = _spec_of(env)
     return spec is not None and spec.max_episode_steps is not None
 
