@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -187,7 +188,7 @@ class OwnEncoder(Encoder):
         self._space = space
         self.module = module
         with torch.no_grad():
-            probe = module(unpack(space, zero_rows(space, 2)))
+            probe = module(unpack(space, some_rows(space, 2)))
         if not isinstance(probe, Tensor) or probe.dim() != 2 or len(probe) != 2:
             found = tuple(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
             raise ValueError(f"an encoder must return features [S, F]; for 2 observations it gave {found}")
@@ -198,10 +199,25 @@ class OwnEncoder(Encoder):
         return features
 
 
-def zero_rows(space: gym.Space[Any], count: int) -> Tensor:
-    """`count` rows of zeros."""
+def some_rows(space: gym.Space[Any], count: int) -> Tensor:
+    """`count` rows with an element of the space: the one that is nearest to 0."""
+    row = b"".join(_nearest_to_zero(leaf.space).tobytes() for leaf in leaves(space))
     shape, dtype = row_field(space)
-    return torch.from_numpy(np.zeros((count, *shape), dtype))
+    return torch.from_numpy(np.frombuffer(row * count, dtype).reshape(count, *shape).copy())
+
+
+def _nearest_to_zero(space: gym.Space[Any]) -> npt.NDArray[Any]:
+    shape, dtype = row_field(space)
+    low: Any = 0
+    high: Any = 0
+    if isinstance(space, gym.spaces.Box):
+        low, high = space.low, space.high
+    elif isinstance(space, gym.spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, gym.spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    nearest: npt.NDArray[Any] = np.minimum(np.maximum(np.zeros(shape, dtype), low), high).astype(dtype)
+    return nearest
 
 
 def make_encoder(

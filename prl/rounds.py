@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from prl.replay import ActionLog, replay
 from workers.protocol import EnvPool, StepBatch
 from workers.seeding import episode_seed
 
@@ -67,12 +69,23 @@ class Ledger:
         return np.array([e[1] for e in episodes]), np.array([e[2] for e in episodes], np.int64)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which episodes were started. Running returns are those of envs, and not in here."""
-        return {"started": self.started.tolist()}
+        """Which episodes were started, and how far the running ones are."""
+        return {
+            "started": self.started.tolist(),
+            "returns": self.returns.tolist(),
+            "lengths": self.lengths.tolist(),
+        }
+
+    def running_seeds(self) -> Ids:
+        """The seeds i64[N] of the episodes that were started last."""
+        episodes = enumerate((self.started - 1).tolist())
+        return np.array([episode_seed(self.seed, env, episode) for env, episode in episodes], np.int64)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.started = np.array(state["started"], np.int64)
+        self.returns = np.array(state["returns"])
+        self.lengths = np.array(state["lengths"], np.int64)
         self._derive(np.arange(self.num_envs))
 
 
@@ -89,6 +102,12 @@ class Rounds(Protocol):
 
     def settle(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
         """After a step: which envs have done their part, bool[G], and what the others act on next."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next round depends on, the state of envs included."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
 
 
 class WholeEpisodes:
@@ -113,6 +132,14 @@ class WholeEpisodes:
         """See `Rounds`."""
         return ended, batch.obs
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `Rounds`. No env is in mid-episode between two rounds."""
+        return {"ledger": self.ledger.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Rounds`."""
+        self.ledger.load_state_dict(state["ledger"])
+
 
 class FixedSteps:
     """Every env plays `num_steps` steps; ended episodes are followed by the next ones at once. A `Rounds`.
@@ -127,10 +154,16 @@ class FixedSteps:
         self.num_steps = num_steps
         self._played = np.zeros(ledger.num_envs, np.int64)
         self._obs: Array | None = None
+        self._log = ActionLog(ledger.num_envs)
+        self._to_replay: list[list[Array]] | None = None
 
     def begin(self, pool: EnvPool, groups: Sequence[Ids], receive: Receive) -> Iterator[tuple[Ids, Array]]:
         """See `Rounds`."""
         self._played[:] = 0
+        self._log.trim()
+        if self._obs is not None and self._to_replay is not None:
+            replay(pool, self.ledger.running_seeds(), self._to_replay, self._obs)
+            self._to_replay = None
         if self._obs is not None:
             for ids in groups:
                 yield ids, self._obs[ids]
@@ -143,6 +176,7 @@ class FixedSteps:
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """See `Rounds`."""
+        self._log.add(env_ids, env_actions)
         pool.send(env_ids, env_actions, self.ledger.next_seeds[env_ids])
 
     def settle(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
@@ -154,5 +188,22 @@ class FixedSteps:
         self._obs[ids] = obs
         if ended.any():
             self.ledger.start(ids[ended])  # the pool has reset them with just these seeds
+            self._log.restart(ids[ended])
         self._played[ids] += 1
         return self._played[ids] == self.num_steps, obs
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Rounds`. Envs are in mid-episode: of each, the actions since its reset, and what it shows."""
+        return {
+            "ledger": self.ledger.state_dict(),
+            "actions": [torch.as_tensor(np.stack(env)) if env else None for env in self._log.of_envs()],
+            "obs": None if self._obs is None else torch.as_tensor(self._obs.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Rounds`. The envs are brought back when the next round begins."""
+        self.ledger.load_state_dict(state["ledger"])
+        actions = [[] if env is None else list(env.numpy()) for env in state["actions"]]
+        self._log.load(actions)
+        self._to_replay = actions
+        self._obs = None if state["obs"] is None else state["obs"].numpy().copy()

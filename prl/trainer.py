@@ -184,13 +184,13 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next iteration depends on, if rounds are whole episodes: no env is alive then."""
+        """Everything that the next iteration depends on, the state of envs included."""
         return {
             "learner": self.learner.state_dict(),
             "iteration": self._iteration,
             "round": self._round,
             "episodes": self._episodes,
-            "ledger": self._rounds.ledger.state_dict(),
+            "rounds": self._rounds.state_dict(),
             "timesteps": self._timesteps,
             "lost": self._lost,
             "recent_returns": list(self._recent_returns),
@@ -203,7 +203,7 @@ class Trainer:
         self._iteration = state["iteration"]
         self._round = state["round"]
         self._episodes = state["episodes"]
-        self._rounds.ledger.load_state_dict(state["ledger"])
+        self._rounds.load_state_dict(state["rounds"])
         self._timesteps = state["timesteps"]
         self._lost = state["lost"]
         self._recent_returns = deque(state["recent_returns"], _RECENT_EPISODES)

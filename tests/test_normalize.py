@@ -81,8 +81,8 @@ def test_every_dtype_is_counted_exactly(dtype):
 # ---- observations
 
 
-def observer(*batches, clip=10.0):
-    normalizer = ObservationNormalizer(np.shape(batches[0])[1:] if batches else (1,), clip)
+def observer(*batches, **settings):
+    normalizer = ObservationNormalizer(np.shape(batches[0])[1:] if batches else (1,), **settings)
     for batch in batches:
         normalizer.update(torch.as_tensor(np.asarray(batch, np.float64)))
     return normalizer
@@ -187,6 +187,21 @@ def test_the_ratio_would_tell_if_statistics_moved_before_the_update():
     late = learner.policy.preprocess(torch.as_tensor(rollout.obs))
     metrics = learner.optimize(dataclasses.replace(batch, inputs=late), rng())
     assert metrics["initial_ratio_error"] > 1e-3
+
+
+def test_old_log_probabilities_are_those_of_the_network_that_has_played():
+    learner = observing()
+    learner.update(played(learner.policy, [40, 3, 20]), rng())
+    rollout = played(learner.policy, [40, 3, 20], seed=1, offset=(300.0, 5.0))
+    with torch.no_grad():
+        before = learner.policy.log_prob(torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
+    batches, optimize = [], learner.optimize
+    learner.optimize = lambda batch, *args: batches.append(batch) or optimize(batch, *args)
+    learner.update(rollout, rng())
+    torch.testing.assert_close(batches[0].log_probs, before)
+    with torch.no_grad():
+        after = learner.policy.log_prob(torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
+    assert (after - before).abs().max() > 1e-3
 
 
 def test_final_observations_are_normalised_though_not_counted():

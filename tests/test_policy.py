@@ -391,6 +391,8 @@ def test_an_own_encoder_of_a_dict_gets_a_dict_of_tensors():
 
 def test_actor_and_critic_share_an_own_encoder():
     policy = ActorCritic(VECTORS, Discrete(3), encoder=OfDict())
+    assert policy.encoder.has_weights
+    assert policy.encoder.features == 7
     obs, actions = tensors(policy)
     assert names_of(policy, "encoder") == {"encoder.module.layer.weight", "encoder.module.layer.bias"}
     encoder, actor, critic = (names_of(policy, part) for part in ("encoder", "actor", "critic"))
@@ -425,6 +427,53 @@ def test_an_own_encoder_that_returns_something_else_is_refused(forward, found):
     module.forward = forward
     with pytest.raises(ValueError, match=r"must return features \[S, F\].* it gave " + found):
         ActorCritic(vector_space(4), Discrete(3), encoder=module)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Discrete(3, start=5),
+        Box(np.array(5), np.array(7), dtype=np.int64),
+        MultiDiscrete([3], start=[5]),
+        Dict(a=Discrete(3, start=5), b=Box(0, 1, (3,), np.bool_)),
+        Dict(a=Box(5.0, 7.0, (), np.float64), b=Box(-1, 1, (2,), np.float32), c=MultiBinary(2)),
+        Tuple([Discrete(3, start=5), Box(-9.0, -2.0, (2,), np.float16)]),
+    ],
+)
+def test_an_own_encoder_sees_nothing_that_is_not_in_the_space(space):
+    """Not even while it is tried: an embedding would not take it."""
+
+    class Embedding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(3, 4)
+
+        def forward(self, obs):
+            seen.append(obs)
+            if isinstance(obs, dict | tuple):
+                obs = obs["a"] if isinstance(obs, dict) else obs[0]
+            return self.table(obs.long().reshape(len(obs)) - 5)
+
+    seen = []
+    policy = ActorCritic(space, Discrete(2), encoder=Embedding())
+    tried = seen[0]
+    if isinstance(space, Dict):
+        tried = {key: part[0].numpy() for key, part in tried.items()}
+    else:
+        tried = tuple(part[0].numpy() for part in tried) if isinstance(space, Tuple) else tried[0].numpy()
+    assert space.contains(_with_numpy_scalars(space, tried))
+    rows = sample_rows(space, 4)
+    assert policy.act(rows, policy.head.draw_noise(rng(), 4)).shape == (4,)
+
+
+def _with_numpy_scalars(space, element):
+    """What the space takes for one of its elements: Discrete wants scalars."""
+    if isinstance(space, Dict):
+        return {key: _with_numpy_scalars(part, element[key]) for key, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        pairs = zip(space.spaces, element, strict=True)
+        return tuple(_with_numpy_scalars(part, inner) for part, inner in pairs)
+    return element[()] if isinstance(space, Discrete) else element
 
 
 def test_an_own_encoder_normalises_by_itself():

@@ -182,6 +182,18 @@ def test_torch_dtypes_are_those_of_numpy(dtype):
     assert torch_dtype(np.dtype(dtype)) == getattr(torch, dtype)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_rows_are_in_native_byte_order_whatever_the_space_says(order):
+    leaf = Box(-9, 9, (2,), np.dtype(f"{order}f8"))
+    for space in (leaf, Dict([("a", MultiBinary(1)), ("b", leaf)])):
+        row = RowCodec(space).pack(np.array([1.5, -2.0]) if space is leaf else {"a": [1], "b": [1.5, -2.0]})
+        assert row.dtype == row_field(space)[1]
+        found = unpack(space, torch.from_numpy(row)[None])
+        found = found if space is leaf else found["b"]
+        assert found.dtype == torch.float64
+        assert found.tolist() == [[1.5, -2.0]]
+
+
 @pytest.mark.parametrize(
     "space", [gym.spaces.Text(3), gym.spaces.Sequence(Discrete(2)), gym.spaces.Graph(Discrete(2), None)]
 )

@@ -72,15 +72,16 @@ def test_every_env_plays_exactly_one_episode(num_groups):
     assert not rollout.cut.any()
 
 
-def test_an_envs_actions_do_not_depend_on_how_long_others_play():
-    short, long = [7, 0, 0, 0], [7, 6, 13, 20]  # env 0 plays one step, the others one step or seven
-    seeds = [13, *short[1:]], [13, *long[1:]]
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("env", range(4))
+def test_an_envs_actions_do_not_depend_on_how_long_others_play(env, num_groups):
     actions = []
-    for some in seeds:
-        _, rollout = play_round(4, 1, some)
-        actions.append(rollout.actions[rollout.env_ids == 0].tolist())
+    for others in ([7, 0, 0], [6, 13, 20], [0, 3, 6]):  # they play one step, or seven, or 1, 4 and 7
+        seeds = [*others[:env], 13, *others[env:]]
+        _, rollout = play_round(4, num_groups, seeds)
+        actions.append(rollout.actions[rollout.env_ids == env].tolist())
     assert len(actions[0]) == 7
-    assert actions[0] == actions[1]
+    assert actions[0] == actions[1] == actions[2]
 
 
 def make_trainer(pool, factory, *, normalize_obs=False, **settings):
@@ -152,13 +153,18 @@ def test_annealing_follows_the_share_of_the_run_that_is_done(factory, num_steps)
         assert before > 400  # annealing has come to its end
 
 
+@pytest.mark.parametrize("num_steps", [None, 5, 12])
 @pytest.mark.parametrize("normalized", [False, True])
-def test_a_run_continued_from_its_state_gives_the_same_bits(factory, normalized):
-    settings = {"normalize_obs": normalized, "config": {"normalize_reward": normalized, "anneal_lr": True}}
+def test_a_run_continued_from_its_state_gives_the_same_bits(factory, normalized, num_steps):
+    settings = {
+        "normalize_obs": normalized,
+        "config": {"normalize_reward": normalized, "anneal_lr": True},
+        "num_steps": num_steps,
+    }
 
     def states(trainer, count):
         return [
-            (report.returns.tolist(), report.timesteps, report.episodes, report.mean_return)
+            (report.returns.tolist(), report.timesteps, report.episodes, f"{report.mean_return}")
             for _, report in zip(range(count), trainer.iterations(), strict=False)
         ]
 
@@ -170,6 +176,7 @@ def test_a_run_continued_from_its_state_gives_the_same_bits(factory, normalized)
         file = io.BytesIO()
         torch.save(first.state_dict(), file)
         file.seek(0)
+    with InlinePool(factory, 5) as pool:  # no env of the first run is left
         second = make_trainer(pool, factory, **settings)
         second.load_state_dict(torch.load(file, weights_only=True))
         assert states(second, 2) == expected[2:]
