@@ -49,35 +49,43 @@ class Encoder(nn.Module):
 
 
 class VectorEncoder(Encoder):
-    """Numbers, flattened. Whole numbers with finite bounds are scaled to [0, 1].
+    """Numbers, flattened. Whole numbers with finite bounds are scaled to [0, 1], each by its own.
 
     Args:
         space: a Box or MultiBinary.
         normalizer: makes the running normaliser of the vector; None leaves it as it is.
     """
 
+    low: Tensor
+    width: Tensor
+
     def __init__(self, space: gym.Space[Any], normalizer: Normalizer | None = None) -> None:
         super().__init__()
         self.features = int(np.prod(space.shape or (), dtype=np.int64))
         self.normalizer = None
-        self._low, self._width = 0.0, 1.0
+        self._scales = False
         if isinstance(space, gym.spaces.Box):
             if normalizer is not None:
                 self.normalizer = normalizer((self.features,))
-            elif space.dtype is not None and space.dtype.kind in "iu" and self.features:
-                low, high = float(np.min(space.low)), float(np.max(space.high))
-                # Whole numbers "without bounds" have those of their dtype.
-                if high - low < 2.0**31 - 1.0:
-                    self._low, self._width = low, max(high - low, 1.0)
+            elif space.dtype is not None and space.dtype.kind in "iu":
+                self._scale_to_unit(space)
+
+    def _scale_to_unit(self, space: gym.spaces.Box) -> None:
+        low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+        bounded = high - low < 2.0**31 - 1.0  # whole numbers "without bounds" have those of their dtype
+        self._scales = bool(bounded.any())
+        self.register_buffer("low", torch.from_numpy(np.where(bounded, low, 0.0)), persistent=False)
+        width = np.where(bounded, np.maximum(high - low, 1.0), 1.0)
+        self.register_buffer("width", torch.from_numpy(width), persistent=False)
 
     def preprocess(self, rows: Tensor) -> Tensor:
         flat = rows.reshape(len(rows), self.features)
         if self.normalizer is not None:
             normalized: Tensor = self.normalizer(flat)
             return normalized
-        if (self._low, self._width) != (0.0, 1.0):
+        if self._scales:
             # In float64: large numbers in narrow bounds would all be the same float32.
-            return ((flat.double() - self._low) / self._width).float()
+            return ((flat.double() - self.low) / self.width).float()
         return flat.float()
 
     def observe(self, rows: Tensor) -> None:
@@ -187,16 +195,28 @@ class OwnEncoder(Encoder):
         super().__init__()
         self._space = space
         self.module = module
-        with torch.no_grad():
-            probe = module(unpack(space, some_rows(space, 2)))
-        if not isinstance(probe, Tensor) or probe.dim() != 2 or len(probe) != 2:
-            found = tuple(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
-            raise ValueError(f"an encoder must return features [S, F]; for 2 observations it gave {found}")
-        self.features = int(probe.shape[1])
+        self.features = {self._try(count) for count in (3, 1)}.pop()  # one row is all that may be left
+
+    def _try(self, count: int) -> int:
+        """F, of features of `count` observations."""
+        state = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+        try:
+            with torch.no_grad():
+                probe = self.module(unpack(self._space, some_rows(self._space, count)))
+        except Exception as error:  # the module is the user's code
+            raise ValueError(f"for {count} observations it raised {type(error).__name__}: {error}") from error
+        finally:
+            self.module.load_state_dict(state)  # batch statistics have seen what is no observation
+        if not isinstance(probe, Tensor):
+            raise ValueError(f"it must return a tensor of features f32[S, F], not a {type(probe).__name__}")
+        if probe.dim() != 2 or len(probe) != count or not probe.is_floating_point():
+            found = f"{probe.dtype} of shape {tuple(probe.shape)}"
+            raise ValueError(f"it must return features f32[S, F]; for {count} observations it gave {found}")
+        return int(probe.shape[1])
 
     def forward(self, inputs: Tensor) -> Tensor:
         features: Tensor = self.module(unpack(self._space, inputs))
-        return features
+        return features.float()
 
 
 def some_rows(space: gym.Space[Any], count: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -70,7 +73,8 @@ class RewardScaler(RunningMoments):
     Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3.
 
     Args:
-        num_envs: N; each env has a discounted return of its own that is filtered over time.
+        num_envs: N; each env has a discounted return of its own that is filtered over time. Further ones are
+            added when they occur.
         gamma: discount.
         clip: bound of the scaled rewards.
     """
@@ -93,10 +97,20 @@ class RewardScaler(RunningMoments):
             env_ids: i64[S].
             ended: bool[S], the episode is over after this step: the return starts anew.
         """
+        self._make_room(int(np.max(env_ids, initial=-1)) + 1)
         running = self.running.cpu().numpy().copy()
         returns = discounted_sums(rewards, env_ids, ended, self.gamma, running)
         super().update(torch.from_numpy(returns).to(self.mean.device))
         self.running.copy_(torch.from_numpy(running))
+
+    def _make_room(self, num_envs: int) -> None:
+        missing = max(0, num_envs - len(self.running))
+        self.running = torch.cat([self.running, self.running.new_zeros(missing)])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As every module's; the number of envs becomes that of the state."""
+        self.running = self.running.new_zeros(len(state_dict["running"]))
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def scale(self, rewards: npt.ArrayLike) -> Floats:
         """F64[S] for rewards [S]: the same signs, whatever the unit."""

@@ -23,7 +23,17 @@ _CHUNK_BYTES = 64 << 20  # of observations per forward pass where no gradient is
 
 
 class NoLegalAction(ValueError):
-    """An env's action mask allows nothing."""
+    """An env's action mask allows nothing.
+
+    Args:
+        rows: i64, of the batch; or the envs themselves.
+        what: they are.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.int64], what: str = "rows") -> None:
+        self.rows = rows
+        which = f"{what} {', '.join(map(str, rows.tolist()))}"
+        super().__init__(f"{which}: the action mask allows no action, but the episode is not over")
 
 
 class ActorCritic(nn.Module):
@@ -173,8 +183,10 @@ class ActorCritic(nn.Module):
         return outputs
 
     def _require_choice(self, rows: Tensor) -> None:
-        if self._mask is not None and not self.head.has_choice(self._mask(rows).cpu().numpy()).all():
-            raise NoLegalAction("an env's action mask allows no action, but its episode is not over")
+        if self._mask is not None:
+            stuck = np.flatnonzero(~self.head.has_choice(self._mask(rows).cpu().numpy()))
+            if len(stuck):
+                raise NoLegalAction(stuck)
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Log pi(action | obs), f32[S], for obs [S, *O] and actions [S, *A]."""
@@ -220,7 +232,12 @@ def _mask_reader(space: gym.Space[Any], width: int) -> Callable[[Tensor], Tensor
     Raises:
         ValueError: there is a mask that does not fit `width`, the number K of choices.
     """
-    found = [leaf for leaf in leaves(space) if leaf.path == (MASK_KEY,)]
+    everywhere = [leaf for leaf in leaves(space) if MASK_KEY in leaf.path]
+    found = [leaf for leaf in everywhere if leaf.path == (MASK_KEY,)]
+    if found != everywhere:
+        raise ValueError(
+            f"{MASK_KEY!r} must be one array at the top of the observation's Dict, not within {space}"
+        )
     if not found:
         return None
     size = int(np.prod(found[0].shape, dtype=np.int64))

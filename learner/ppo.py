@@ -130,7 +130,7 @@ class PPOLearner:
     Args:
         policy: trained in place; stays on its device.
         config: hyper-parameters.
-        num_envs: N, of the rollouts to come.
+        num_envs: N, of the rollouts to come; only to have room for them at once.
         exploration: adds to the advantages.
     """
 

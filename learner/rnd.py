@@ -8,7 +8,7 @@ arXiv:1810.12894.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -285,7 +285,7 @@ class ReturnFilter(RewardScaler):
     """Divides intrinsic rewards by the running standard deviation of their discounted sums (section 2.4).
 
     The sum of each env is filtered forwards in time over the whole run: a reset does not end it, and it goes
-    on from one rollout to the next. Envs may be added at any time.
+    on from one rollout to the next.
 
     Args:
         gamma: discount.
@@ -301,18 +301,8 @@ class ReturnFilter(RewardScaler):
 
     def scaled(self, rewards: Floats, env_ids: Ids) -> Floats:
         """F64[S] for rewards f64[S], env after env in the order of time, which are counted first."""
-        self._make_room(int(env_ids.max()) + 1)
         self.update(rewards, env_ids, np.zeros(len(rewards), np.bool_))
         return self.scale(rewards)
-
-    def _make_room(self, num_envs: int) -> None:
-        missing = max(0, num_envs - len(self.running))
-        self.running = torch.cat([self.running, self.running.new_zeros(missing)])
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As every module's; the number of envs becomes that of the state."""
-        self.running = self.running.new_zeros(len(state_dict["running"]))
-        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 class _States:

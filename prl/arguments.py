@@ -62,7 +62,8 @@ def parse(
     values.pop("config", None)
     for name, value in values.items():
         if get_origin(hints[name]) is Mapping and not isinstance(value, Mapping):
-            values[name] = _key_values(name, value)
+            # Key by key: one more argument for an env should not take away those of its preset.
+            values[name] = {**(parser.get_default(name) or {}), **_key_values(name, value)}
     return config_class(**values)
 
 
@@ -101,7 +102,7 @@ def _parser(
         elif get_origin(hint) is Mapping:
             options |= {"nargs": "*", "metavar": "KEY=VALUE"}
         elif get_origin(hint) is Sequence:
-            options |= {"nargs": "+", "type": get_args(hint)[0], "default": list(default)}
+            options |= {"nargs": "*", "type": get_args(hint)[0], "default": list(default)}
         else:
             options["type"] = hint
         parser.add_argument(flag, **options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner.policy import ActorCritic
+from learner.policy import ActorCritic, NoLegalAction
 from learner.ppo import NonFiniteError
 from learner.store import Store
 from prl.rounds import Rounds
@@ -83,7 +83,10 @@ def collect(
         # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on who
         # else is still playing.
         noise = policy.head.draw_noise(group.rng, len(group.env_ids))
-        actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
+        try:
+            actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
+        except NoLegalAction as error:
+            raise NoLegalAction(env_ids[error.rows], "envs") from None
         if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
             raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
         store.decide(env_ids, obs, actions)

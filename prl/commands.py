@@ -55,7 +55,7 @@ def _train(argv: Sequence[str]) -> None:
     config = parse(TrainConfig, argv, prog="train.py")
     preset = find_preset(config.env_id, config.preset)
     if preset is not None:
-        _say("train", preset)
+        _say("train", preset.in_force(config))
     summary = train(config, say=lambda line: _say("train", line))
     mean = summary["mean_return"]
     print(

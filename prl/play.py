@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from learner.settings import ConfigError, Rule, check
-from prl.build import build_factory, build_policy, reproducible
+from prl.build import build_factory, build_policy, check_trainable, reproducible
 from prl.config import TrainConfig
 from prl.evaluate import Actor, Episode, load_config, weights_of
 from prl.weights import load_weights
@@ -79,8 +79,10 @@ def play(config: PlayConfig) -> Iterator[Episode]:
     """
     trained = _with_display(load_config(config.run), config)
     factory = build_factory(trained)
+    check_trainable(factory)
     policy = build_policy(factory, trained)
     load_weights(policy, weights_of(config.run, config.best))
+    policy.eval()  # layers that a user's encoder may have, like dropout
     with reproducible(trained.torch_threads, torch.device("cpu")), _Stage(factory, config.video) as stage:
         for number in range(config.episodes):
             seed = episode_seed(config.seed, 0, number)

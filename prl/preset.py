@@ -29,7 +29,18 @@ class Preset:
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
-        return f"preset {self.pattern} ({self.family}): {settings}"
+        return f"preset {self.pattern} ({self.family}): {settings or 'overruled'}"
+
+    def in_force(self, config: object) -> Preset:
+        """The preset without what file or flags have overruled in `config`."""
+        kept = {name: value for name, value in self.settings.items() if _same(getattr(config, name), value)}
+        return Preset(self.pattern, self.family, kept)
+
+
+def _same(found: Any, value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.items() <= dict(found).items()
+    return bool(list(found) == value if isinstance(value, list) else found == value)
 
 
 def find_preset(env_id: str, choice: str = "auto") -> Preset | None:

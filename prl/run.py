@@ -59,6 +59,9 @@ def train(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -
     if factory.left_out:
         say(f"left out, since it holds no numbers: {', '.join(factory.left_out)}")
     with reproducible(config.torch_threads, device), stop_on_signals(), contextlib.ExitStack() as stack:
+        # For what a user's encoder may draw (dropout); prl itself has generators of its own.
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        torch.manual_seed(config.seed)
         pool = stack.enter_context(_pool(factory, config, config.num_envs))
         trainer = Trainer(
             pool,

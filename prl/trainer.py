@@ -131,7 +131,9 @@ class Trainer:
     def _warm_up(self) -> None:
         """First statistics of observations, from steps of the untrained policy that are not learnt from."""
         num_envs = self.pool.num_envs
-        steps = FixedSteps(Ledger(num_envs, self.seed, _WARM_UP_EPISODE), -(-_WARM_UP_STEPS // num_envs))
+        wanted = min(_WARM_UP_STEPS, self.total_timesteps // 10)
+        per_env = max(1, -(-wanted // num_envs))
+        steps = FixedSteps(Ledger(num_envs, self.seed, _WARM_UP_EPISODE), per_env)
         groups = [Group(ids, self._rng(_WARM_UP_STREAM, group)) for group, ids in enumerate(self._groups)]
         self._store.clear()
         played = collect(self.pool, self.learner.policy, self._store, steps, groups)

@@ -91,9 +91,9 @@ def test_whole_numbers_with_bounds_are_scaled_to_0_1(low, high, dtype, value, ex
     np.testing.assert_allclose(found, [expected], rtol=0.0, atol=1e-7)
 
 
-def test_bounds_of_all_components_are_taken_together():
-    space = Box(np.array([0, -4]), np.array([2, 12]), dtype=np.int64)
-    assert features(space, [[0, -4], [2, 12]]) == [[0.25, 0.0], [0.375, 1.0]]
+def test_every_component_has_bounds_of_its_own():
+    space = Box(np.array([0, -4]), np.array([1, 1_000_000]), dtype=np.int64)
+    assert features(space, [[0, -4], [1, 1_000_000], [1, 499_998]]) == [[0.0, 0.0], [1.0, 1.0], [1.0, 0.5]]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

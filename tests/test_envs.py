@@ -473,6 +473,17 @@ def test_actions_without_masks_and_infos_without_them():
     assert not env_factory("CartPole-v1").mask_from_info
 
 
+def test_a_mask_for_actions_that_are_only_partly_choices_is_refused():
+    space = SPACES.Dict(a=SPACES.Discrete(2), b=SPACES.Box(0, 1))
+    with pytest.raises(EnvError, match="Masked gives an 'action_mask', but parts of its actions cannot be"):
+        env_factory(Masked, env_kwargs={"mask": np.ones(2, np.int8), "action_space": space})
+
+
+def test_ids_that_a_package_registers_on_import_are_named_with_it():
+    with pytest.raises(EnvError, match=r"unknown env id 'MiniGrid-Foo-v0'.*: minigrid:MiniGrid-Foo-v0$"):
+        env_factory("MiniGrid-Foo-v0")
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

@@ -277,10 +277,12 @@ def test_returns_are_reported_in_the_unit_of_the_env(factory, num_steps):
 
 
 @pytest.mark.parametrize("num_steps", [None, 12])
-@pytest.mark.parametrize(("num_envs", "warm_up"), [(5, 2050), (64, 2048), (3, 2049)])
-def test_a_warm_up_is_counted_in_timesteps_but_not_learnt_from(factory, num_steps, num_envs, warm_up):
+@pytest.mark.parametrize(
+    ("num_envs", "total", "warm_up"), [(5, 10**6, 2050), (64, 10**6, 2048), (3, 10**6, 2049), (5, 5011, 505)]
+)
+def test_a_warm_up_is_counted_in_timesteps_but_not_learnt_from(factory, num_steps, num_envs, total, warm_up):
     with InlinePool(factory, num_envs) as pool:
-        trainer = make_trainer(pool, factory, normalize_obs=True, num_steps=num_steps)
+        trainer = make_trainer(pool, factory, normalize_obs=True, num_steps=num_steps, total_timesteps=total)
         seen = []
         update = trainer.learner.update
         trainer.learner.update = lambda rollout, *args: seen.append(rollout) or update(rollout, *args)
@@ -313,7 +315,7 @@ def test_without_normalisation_there_is_no_warm_up(factory):
 
 def test_the_warm_up_plays_other_episodes_than_the_run(factory):
     with InlinePool(factory, 5) as pool:
-        trainer = make_trainer(pool, factory, normalize_obs=True)
+        trainer = make_trainer(pool, factory, normalize_obs=True, total_timesteps=10**6)
         policy, seen = trainer.learner.policy, []
         observe = policy.observe
         policy.observe = lambda obs: seen.append(obs) or observe(obs)

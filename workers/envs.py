@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,23 @@ from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 from workers.errors import USER_ERRORS, EnvError
 from workers.rows import has_numbers, is_numeric, leaves
 from workers.slab import Field
-from workers.wrappers import MASK_KEY, ActionMask, NamedWrapper, NumericObservation, mask_length, mask_of
+from workers.wrappers import (
+    MASK_KEY,
+    ActionMask,
+    NamedWrapper,
+    NumericObservation,
+    has_choices,
+    mask_length,
+    mask_of,
+)
 
 AnyEnv: TypeAlias = "gym.Env[Any, Any]"
+_REGISTERED_ON_IMPORT = {
+    "ALE/": "ale_py",
+    "MiniGrid-": "minigrid",
+    "BabyAI-": "minigrid",
+    "prl/": "prl.chain",
+}
 EnvLike: TypeAlias = "str | EnvSpec | Callable[..., AnyEnv] | AnyEnv"
 
 
@@ -141,8 +156,9 @@ def _left_out(space: gym.Space[Any]) -> tuple[str, ...]:
 
 def _gives_mask(name: str, trial: AnyEnv) -> bool:
     """Whether the env tells in its info which actions it takes, and does not in its observation."""
-    length, space = mask_length(trial.action_space), trial.observation_space
-    if length is None or (isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces):
+    space = trial.observation_space
+    in_observation = isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces
+    if in_observation or not has_choices(trial.action_space):
         return False
     try:
         _, info = trial.reset(seed=0)
@@ -150,6 +166,11 @@ def _gives_mask(name: str, trial: AnyEnv) -> bool:
         raise _raised(f"reset(seed=0) of {name}", error) from error
     if not isinstance(info, Mapping) or MASK_KEY not in info:
         return False
+    length = mask_length(trial.action_space)
+    if length is None and info[MASK_KEY] is None:
+        return False
+    if length is None:
+        raise EnvError(f"{name} gives an {MASK_KEY!r}, but parts of its actions cannot be masked (Box)")
     try:
         mask_of(info, length)
     except ValueError as error:
@@ -219,10 +240,16 @@ def _find_spec(env: str | EnvSpec) -> tuple[EnvSpec, str | None]:
     try:
         spec = gym.spec(env_id)
     except gym.error.Error as error:
-        close = difflib.get_close_matches(env_id, gym.registry, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f": {_one_line(error)}"
-        raise EnvError(f"unknown env id {env!r}{hint}") from error
+        raise EnvError(f"unknown env id {env!r}{_hint(env_id, error)}") from error
     return spec, module or None
+
+
+def _hint(env_id: str, error: Exception) -> str:
+    for prefix, package in _REGISTERED_ON_IMPORT.items():
+        if env_id.startswith(prefix) and package not in sys.modules:
+            return f"; its package registers it on import: {package}:{env_id}"
+    close = difflib.get_close_matches(env_id, gym.registry, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f": {_one_line(error)}"
 
 
 def _portable(spec: EnvSpec) -> EnvSpec:
@@ -344,10 +371,14 @@ def _has_time_limit(env: AnyEnv) -> bool:
         if isinstance(env, TimeLimit):
             return True
         env = env.env
-    if isinstance(getattr(env, "max_steps", None), int):  # MiniGrid and its kin truncate by themselves
+    if _is_minigrid(env):  # these truncate by themselves
         return True
     spec = _spec_of(env)
     return spec is not None and spec.max_episode_steps is not None
+
+
+def _is_minigrid(env: AnyEnv) -> bool:
+    return any(kind.__module__.partition(".")[0] == "minigrid" for kind in type(env).__mro__)
 
 
 def _one_line(error: BaseException) -> str:

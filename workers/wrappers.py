@@ -67,6 +67,8 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the env, with the mask in the observation."""
         obs, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and MASK_KEY not in info:  # nobody acts on it
+            info = {**info, MASK_KEY: np.ones(self._length, np.int8)}
         return self._with_mask(obs, info), reward, terminated, truncated, info
 
     def _with_mask(self, obs: Any, info: dict[str, Any]) -> dict[Any, Any]:
@@ -74,6 +76,11 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # Of a broken env: an observation that is no dict goes into "obs", and is refused there.
         inner = obs if self._is_dict and isinstance(obs, Mapping) else {"obs": obs}
         return {**inner, MASK_KEY: mask}
+
+
+def has_choices(action_space: gym.Space[Any]) -> bool:
+    """Whether there is anything to be masked."""
+    return any(isinstance(leaf, Discrete | MultiDiscrete | MultiBinary) for _, leaf in leaves(action_space))
 
 
 def mask_length(action_space: gym.Space[Any]) -> int | None:
