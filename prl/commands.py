@@ -54,9 +54,9 @@ def _say(name: str, line: object, traceback: str = "") -> None:
 def _train(argv: Sequence[str]) -> None:
     config = parse(TrainConfig, argv, prog="train.py")
     preset = find_preset(config.env_id, config.preset)
-    if preset is not None:
-        _say("train", preset.in_force(config))
-    summary = train(config, say=lambda line: _say("train", line))
+    in_force = [] if preset is None else [preset.in_force(config)]
+    notes = [str(left) for left in in_force if left.settings]
+    summary = train(config, notes, lambda line: _say("train", line))
     mean = summary["mean_return"]
     print(
         f"{summary['env_id']}: {summary['timesteps']:,} steps in {summary['wall_seconds']:.1f} s "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,9 @@ class TrainConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("wrappers", "hidden_sizes"):
+            if isinstance(getattr(self, name), list):  # as it comes from flags and files
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.run_folder is not None:
             object.__setattr__(self, "run_folder", Path(self.run_folder))
         if not self.env_id:
@@ -127,7 +131,7 @@ class TrainConfig(PPOConfig):
 _RULES: tuple[Rule, ...] = (
     (
         "max_episode_steps num_envs num_groups num_steps total_timesteps batch_size torch_threads",
-        lambda v: v >= 1,
+        lambda v: isinstance(v, numbers.Integral) and int(v) >= 1,
         "at least 1",
     ),
     ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),

@@ -29,7 +29,7 @@ class Preset:
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
-        return f"preset {self.pattern} ({self.family}): {settings or 'overruled'}"
+        return f"preset {self.pattern} ({self.family}): {settings}"
 
     def in_force(self, config: object) -> Preset:
         """The preset without what file or flags have overruled in `config`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,12 +33,15 @@ from workers.protocol import EnvPool
 __all__ = ["build_policy", "check_trainable", "make_pool", "pick_device", "record", "reproducible", "train"]
 
 
-def train(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def train(
+    config: TrainConfig, notes: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Train as the config says and write the run folder.
 
     Args:
         config: what to do.
-        say: gets a line about whatever the user should know before it begins.
+        notes: for `say`, once it is sure that the run begins.
+        say: gets a line about whatever the user should know.
 
     Returns:
         The summary, which is also written to `summary.json`.
@@ -56,6 +59,8 @@ def train(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -
     folder = RunFolder(config.run_folder or default_run_folder(config.env_id, config.seed))
     # The folder's name is left out: the saved config does the run again, somewhere else.
     folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
+    for note in notes:
+        say(note)
     if factory.left_out:
         say(f"left out, since it holds no numbers: {', '.join(factory.left_out)}")
     with reproducible(config.torch_threads, device), stop_on_signals(), contextlib.ExitStack() as stack:

@@ -89,7 +89,7 @@ def test_yaml_round_trip(tmp_path):
         (["--transport", "foo"], "--transport must be shared or pipe, got 'foo'"),
         (["--env-kwargs", "foo"], "--env-kwargs takes key=value, got 'foo'"),
         (["--hidden-sizes", "a"], "--hidden-sizes must be a list, each an integer, got 'a'"),
-        (["--hidden-sizes", "0"], "hidden_sizes must be sizes of at least 1, got [0]"),
+        (["--hidden-sizes", "0"], "hidden_sizes must be sizes of at least 1, got (0,)"),
         (["--gamma", "2"], "gamma must be between 0 and 1, got 2.0"),
         (["--num-envs", "0"], "num_envs must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be 0 or more, below 2**63, got -1"),

@@ -121,9 +121,21 @@ def test_an_episode_depends_on_nothing_but_its_seed(deterministic):
         assert played(Chaotic, policy, seeds, 10, num_workers=2) == expected
 
 
+class CountsTraining(torch.nn.Module):
+    """Has statistics that move while it trains, as batch normalisation has."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += self.training
+        return inputs
+
+
 def test_nothing_about_the_policy_changes():
     """Neither statistics nor what modules of one's own learn or draw while they train."""
-    encoder = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
+    encoder = torch.nn.Sequential(torch.nn.Linear(5, 8), CountsTraining(), torch.nn.Dropout(0.5))
     space = Identity().observation_space
     own = ActorCritic(space, Identity.action_space, encoder=encoder)
     own.head.eval()

@@ -28,7 +28,7 @@ RULES = {
     "max_grad_norm": (POSITIVE, [0.0, -0.5, math.inf], [1e-9, 1e9]),
     "target_kl": (POSITIVE, [0.0, -0.01, math.inf], [None, 1e-9, 1.0]),
 }
-FLAGS = {"anneal_lr", "normalize_advantage"}
+FLAGS = {"anneal_lr", "anneal_clip_range", "normalize_advantage", "normalize_reward"}
 
 
 def test_every_number_has_a_rule():

@@ -29,7 +29,7 @@ def test_the_hash_covers_names_types_shapes_and_bytes():
     found = {weights_sha256(policy()), weights_sha256(policy(seed=1)), weights_sha256(policy(hidden=(9,)))}
     changed = policy()
     with torch.no_grad():
-        changed.actor[1].bias[0] = 1e-30
+        changed.actor[0].bias[0] = 1e-30
     assert len(found | {weights_sha256(changed)}) == 4
     assert weights_sha256(policy()) == weights_sha256(policy())
 
@@ -57,7 +57,7 @@ def damage(file, kind):
     elif kind == "pickle":
         file.write_bytes(pickle.dumps(Evil()))
     elif kind == "nan":
-        tensors["actor.1.bias"][0] = float("nan")
+        tensors["actor.0.bias"][0] = float("nan")
         save_file(tensors, file)
     elif kind == "names":
         tensors["extra"] = torch.zeros(1)
@@ -74,10 +74,10 @@ def damage(file, kind):
         ("missing", "no weights at"),
         ("truncated", "damaged"),
         ("pickle", "damaged"),
-        ("nan", "actor.1.bias holds numbers that are not finite"),
+        ("nan", "actor.0.bias holds numbers that are not finite"),
         ("names", "another network: extra"),
         ("dtype", "torch.float64"),
-        ("shape", r"actor.1.bias is \(9,\) torch.float32, the policy needs \(8,\)"),
+        ("shape", r"actor.0.bias is \(9,\) torch.float32, the policy needs \(8,\)"),
     ],
 )
 def test_what_is_not_this_policys_weights_is_refused(tmp_path, monkeypatch, kind, message):
