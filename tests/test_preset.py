@@ -71,5 +71,5 @@ def test_an_unknown_preset_is_named_with_what_there_is():
 def test_a_preset_says_what_it_sets():
     text = str(find_preset("Pendulum-v1"))
     assert text.startswith("preset Pendulum-v* (classic_control): ")
-    assert "gamma=0.9" in text
+    assert "gamma=0.95" in text
     assert "\n" not in text
