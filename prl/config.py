@@ -42,14 +42,15 @@ class TrainConfig(PPOConfig):
         total_timesteps: the run ends with the first update that has seen so many env steps.
         rollout: a round is one whole episode of every env, or num_steps steps of every env.
         num_steps: steps per env and round, with rollout steps.
-        batch_size: an update waits for at least so many steps.
+        batch_size: an update waits for at least so many steps, in as many rounds as that takes.
         seed: of everything random in the run.
         hidden_sizes: of the actor's and of the critic's network.
         activation: between their layers.
         log_std_init: initial log standard deviation of continuous actions.
         encoder: a torch module of one's own, as module:Class; called with the observation space, it makes
             features of observations for actor and critic.
-        normalize_obs: numbers in observations by running mean and standard deviation.
+        normalize_obs: numbers in observations by running mean and standard deviation; up to 2048 steps of the
+            untrained policy give the first ones.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
         device: cpu, cuda, cuda:1, ... or auto for a GPU if there is one.
         torch_threads: of the learner; part of what a seed means, since sums depend on it.

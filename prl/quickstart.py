@@ -360,6 +360,12 @@ class EnvVectorizer:
         step_timeout: float = 60.0,
     ) -> None:
         factory = env_factory(env, max_episode_steps=max_episode_steps)
+        for space in (factory.observation_space, factory.action_space):
+            if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+                raise EnvError(
+                    f"{factory.name}: a loop of one's own takes observations and actions that are arrays, "
+                    f"not {space}; prl.Trainer and train.py take them"
+                )
         self.num_envs = num_envs
         self.seed = seed
         self.observation_space = factory.observation_space

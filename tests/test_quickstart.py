@@ -272,3 +272,12 @@ def test_same_seed_same_weights_for_any_number_of_workers():
         AsyncPPO(env="CartPole-v1", ppo=ppo, num_envs=6, steps=600, num_workers=num_workers, seed=4).run()
         found.add(weights_sha256(ppo.policy))
     assert len(found) == 1
+
+
+def test_the_vectorizer_refuses_what_is_no_array():
+    class Nested(gym.Env):
+        observation_space = gym.spaces.Dict(a=gym.spaces.Discrete(2))
+        action_space = gym.spaces.Discrete(2)
+
+    with pytest.raises(EnvError, match=r"Nested: a loop of one's own takes .* arrays, not Dict"):
+        EnvVectorizer(env=Nested, num_envs=1)
