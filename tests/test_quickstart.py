@@ -10,7 +10,7 @@ from prl import PPO, AsyncPPO, ConfigError, EnvVectorizer, VecMemory, utils
 from prl.collect import Group, collect
 from prl.rounds import Ledger, WholeEpisodes
 from prl.weights import weights_sha256
-from workers.errors import WorkerEnvFailed
+from workers.errors import EnvError, WorkerEnvFailed
 
 
 def make_ppo(**changes):
