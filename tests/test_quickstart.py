@@ -279,5 +279,8 @@ def test_the_vectorizer_refuses_what_is_no_array():
         observation_space = gym.spaces.Dict(a=gym.spaces.Discrete(2))
         action_space = gym.spaces.Discrete(2)
 
+        def reset(self, *, seed=None, options=None):
+            return {"a": 0}, {}
+
     with pytest.raises(EnvError, match=r"Nested: a loop of one's own takes .* arrays, not Dict"):
         EnvVectorizer(env=Nested, num_envs=1)
