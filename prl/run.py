@@ -63,7 +63,13 @@ def train(
         say(note)
     if factory.left_out:
         say(f"left out, since it holds no numbers: {', '.join(factory.left_out)}")
-    with reproducible(config.torch_threads, device), stop_on_signals(), contextlib.ExitStack() as stack:
+    with (
+        reproducible(config.torch_threads, device),
+        stop_on_signals(),
+        contextlib.ExitStack() as unless_it_begins,
+        contextlib.ExitStack() as stack,
+    ):
+        unless_it_begins.callback(folder.discard)
         # For what a user's encoder may draw (dropout); prl itself has generators of its own.
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         torch.manual_seed(config.seed)
@@ -80,15 +86,20 @@ def train(
         evaluation = None
         if config.eval_freq > 0:
             own = stack.enter_context(_pool(factory, config, min(config.num_envs, config.eval_episodes)))
-            evaluation = PeriodicEvaluation(
-                policy,
-                own,
-                freq=config.eval_freq,
-                episodes=config.eval_episodes,
-                total_timesteps=config.total_timesteps,
-                seed=config.seed,
-            )
+            evaluation = _evaluation(policy, own, config)
+        unless_it_begins.pop_all()  # from here on the folder tells how the run ended
         return record(trainer, config.total_timesteps, folder, config.env_id, evaluation)
+
+
+def _evaluation(policy: ActorCritic, pool: EnvPool, config: TrainConfig) -> PeriodicEvaluation:
+    return PeriodicEvaluation(
+        policy,
+        pool,
+        freq=config.eval_freq,
+        episodes=config.eval_episodes,
+        total_timesteps=config.total_timesteps,
+        seed=config.seed,
+    )
 
 
 def _pool(factory: EnvFactory, config: TrainConfig, num_envs: int) -> EnvPool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -49,6 +50,13 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """`config.yaml`, with which `train.py --config` does this run again."""
         (self.path / "config.yaml").write_text(text)
+
+    def discard(self) -> None:
+        """The run does not begin: take away what was written, so that the folder can be used again."""
+        for name in ("command.txt", "versions.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds other things
+            self.path.rmdir()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """`summary.json`, replaced in one step."""

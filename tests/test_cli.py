@@ -60,6 +60,15 @@ def test_a_run_folder_is_never_overwritten(tmp_path, capsys):
     assert (tmp_path / "run/summary.json").read_bytes() == before
 
 
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
+    def fails(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prl.run._pool", fails)
+    assert train_main(["--env-id", "CartPole-v1", "--run-folder", str(tmp_path / "run")]) == 130
+    assert not (tmp_path / "run").exists()
+
+
 def test_play_repeats_itself_and_differs_by_seed(tmp_path, capsys):
     train_small(tmp_path / "run")
     capsys.readouterr()
