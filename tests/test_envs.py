@@ -596,3 +596,22 @@ def test_one_observation_and_one_action_of_a_plain_space():
     action = unpack(SPACES.Box(-1, 1, (2,)), np.array([0.5, 1.0], np.float32))
     assert (action.dtype, action.tolist()) == (np.float32, [0.5, 1.0])
     assert unpack(SPACES.Box(-1, 1, ()), np.float32(0.5)).shape == ()
+
+
+def test_where_nobody_acts_a_mask_may_be_missing():
+    class Ending(gym.Env):
+        observation_space = SPACES.Discrete(2)
+        action_space = SPACES.Discrete(3)
+
+        def reset(self, *, seed=None, options=None):
+            return 0, {"action_mask": [0, 1, 1]}
+
+        def step(self, action):
+            return 1, 0.0, action == 1, False, {}
+
+    env = env_factory(Ending, max_episode_steps=5).build()
+    assert env.reset(seed=0)[0]["action_mask"].tolist() == [0, 1, 1]
+    assert env.step(1)[0]["action_mask"].tolist() == [1, 1, 1]
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="info has no 'action_mask'"):
+        env.step(2)

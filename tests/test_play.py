@@ -123,3 +123,17 @@ def test_ctrl_c_while_torch_is_imported_shows_no_traceback(command, tmp_path):
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == f"{command}: stopped by SIGINT\n"
+
+
+def test_an_env_without_a_time_limit_is_not_played(tmp_path, capsys):
+    gym.register("PlayForever-v0", Nested)
+    try:
+        folder = tmp_path / "run"
+        flags = ["--rollout", "steps", "--num-workers", "0", "--num-envs", "2", "--total-timesteps", "100"]
+        assert train_main(["--env-id", "PlayForever-v0", "--run-folder", str(folder), *flags]) == 0
+        capsys.readouterr()
+        assert play_main([str(folder)]) == 2
+        assert "has no time limit" in capsys.readouterr().err
+        assert play_main([str(folder), "--episodes", "1", "--max-episode-steps", "3"]) == 0
+    finally:
+        del gym.registry["PlayForever-v0"]

@@ -552,3 +552,17 @@ def test_policies_draw_nothing_from_the_global_generator():
     for space in OBSERVATIONS:
         ActorCritic(space, ACTIONS[4], normalize_obs=True)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Dict(inner=Dict(action_mask=MultiBinary(3)), x=vector_space(2)),
+        Dict(action_mask=Tuple([MultiBinary(3)]), x=vector_space(2)),
+    ],
+)
+def test_a_mask_anywhere_else_is_refused(space):
+    with pytest.raises(
+        ValueError, match="'action_mask' must be one array at the top of the observation's Dict"
+    ):
+        ActorCritic(space, Discrete(3))

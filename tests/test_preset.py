@@ -73,3 +73,22 @@ def test_a_preset_says_what_it_sets():
     assert text.startswith("preset Pendulum-v* (classic_control): ")
     assert "gamma=0.95" in text
     assert "\n" not in text
+
+
+def test_one_more_keyword_of_an_env_does_not_take_those_of_the_preset_away():
+    pong = ("--env-id", "ALE/Pong-v5")
+    assert config(*pong, "--env-kwargs", "repeat_action_probability=0.0").env_kwargs == {
+        "frameskip": 1,
+        "repeat_action_probability": 0.0,
+    }
+    assert config(*pong, "--env-kwargs", "frameskip=2").env_kwargs == {"frameskip": 2}
+    assert len(config(*pong).wrappers) == 2
+    assert config(*pong, "--wrappers").wrappers == ()
+
+
+def test_what_flags_have_overruled_is_not_in_force():
+    preset = find_preset("ALE/Pong-v5")
+    assert preset.in_force(config("--env-id", "ALE/Pong-v5")) == preset
+    flags = ("--wrappers", "--num-envs", "2", "--env-kwargs", "obs_type=ram")
+    left = preset.in_force(config("--env-id", "ALE/Pong-v5", *flags)).settings
+    assert preset.settings.keys() - left.keys() == {"wrappers", "num_envs"}  # frameskip=1 still holds
