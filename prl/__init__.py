@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import prl.utils as utils  # noqa: PLR0402 - "from prl import utils" would look for this very name
     from prl.collect import collect
     from prl.config import ConfigError, TrainConfig
-    from prl.quickstart import PPO, AsyncPPO, EnvVectorizer, VecMemory
+    from prl.custom_loop import EnvVectorizer, VecMemory
+    from prl.quickstart import PPO, AsyncPPO
     from prl.run import train
     from prl.trainer import Report, Trainer
 
@@ -36,8 +37,8 @@ __all__ = [
 _HOME = {
     "PPO": "prl.quickstart",
     "AsyncPPO": "prl.quickstart",
-    "EnvVectorizer": "prl.quickstart",
-    "VecMemory": "prl.quickstart",
+    "EnvVectorizer": "prl.custom_loop",
+    "VecMemory": "prl.custom_loop",
     "Trainer": "prl.trainer",
     "Report": "prl.trainer",
     "TrainConfig": "prl.config",

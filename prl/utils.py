@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from learner.store import Rollout
-    from prl.quickstart import VecMemory
+    from prl.custom_loop import VecMemory
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
