@@ -62,9 +62,8 @@ class Ledger:
 
     def take_finished(self) -> tuple[npt.NDArray[np.float64], Ids]:
         """Returns f64[E] and lengths i64[E] of the episodes ended since the last call, env by env."""
-        episodes = sorted(
-            self._finished, key=lambda episode: episode[0]
-        )  # stable: an env's own in time's order
+        # Sorting is stable: an env's own episodes stay in the order of time.
+        episodes = sorted(self._finished, key=lambda episode: episode[0])
         self._finished = []
         return np.array([e[1] for e in episodes]), np.array([e[2] for e in episodes], np.int64)
 
@@ -118,11 +117,7 @@ class WholeEpisodes:
 
     def begin(self, pool: EnvPool, groups: Sequence[Ids], receive: Receive) -> Iterator[tuple[Ids, Array]]:
         """See `Rounds`."""
-        for ids in groups:
-            pool.reset(ids, self.ledger.start(ids))
-        for _ in groups:
-            batch = receive()
-            yield batch.env_ids, batch.obs
+        yield from _start_all(pool, self.ledger, groups, receive)
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """See `Rounds`."""
@@ -139,6 +134,17 @@ class WholeEpisodes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Rounds`."""
         self.ledger.load_state_dict(state["ledger"])
+
+
+def _start_all(
+    pool: EnvPool, ledger: Ledger, groups: Sequence[Ids], receive: Receive
+) -> Iterator[tuple[Ids, Array]]:
+    """Start an episode in every env; the first observations, group after group."""
+    for ids in groups:
+        pool.reset(ids, ledger.start(ids))
+    for _ in groups:
+        batch = receive()
+        yield batch.env_ids, batch.obs
 
 
 class FixedSteps:
@@ -168,11 +174,7 @@ class FixedSteps:
             for ids in groups:
                 yield ids, self._obs[ids]
             return
-        for ids in groups:
-            pool.reset(ids, self.ledger.start(ids))
-        for _ in groups:
-            batch = receive()
-            yield batch.env_ids, batch.obs
+        yield from _start_all(pool, self.ledger, groups, receive)
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """See `Rounds`."""
