@@ -10,7 +10,7 @@ from learner.ppo import NonFiniteError
 from learner.settings import ConfigError
 from prl.arguments import parse
 from prl.benchmark import BenchmarkConfig, benchmark, format_table
-from prl.config import TrainConfig
+from prl.config import TrainConfig, idle_settings
 from prl.play import PlayConfig, play
 from prl.preset import find_preset
 from prl.run import train
@@ -56,6 +56,12 @@ def _train(argv: Sequence[str]) -> None:
     preset = find_preset(config.env_id, config.preset)
     in_force = [] if preset is None else [preset.in_force(config)]
     notes = [str(left) for left in in_force if left.settings]
+    from_preset = {name for left in in_force for name in left.settings}  # not the user's, so no surprise
+    notes += [
+        f"{name} has no effect without {needed}"
+        for name, needed in idle_settings(config)
+        if name not in from_preset
+    ]
     summary = train(config, notes, lambda line: _say("train", line))
     mean = summary["mean_return"]
     print(

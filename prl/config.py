@@ -17,7 +17,7 @@ import yaml
 from learner.ppo import PPOConfig
 from learner.settings import ConfigError, Rule, check
 
-__all__ = ["ConfigError", "TrainConfig", "to_yaml", "usable_cores"]
+__all__ = ["ConfigError", "TrainConfig", "idle_settings", "to_yaml", "usable_cores"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,22 @@ _RULES: tuple[Rule, ...] = (
     ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )
+
+
+def idle_settings(config: TrainConfig) -> list[tuple[str, str]]:
+    """What has been set and changes nothing: names of settings, and what would give them an effect."""
+    cases = (
+        ("num_steps", config.rollout == "steps", "rollout steps"),
+        ("rnd_coef rnd_gamma rnd_lr", config.rnd, "rnd"),
+        ("eval_episodes", config.eval_freq > 0, "eval_freq"),
+    )
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    return [
+        (name, needed)
+        for names, in_use, needed in cases
+        for name in names.split()
+        if not in_use and getattr(config, name) != defaults[name]
+    ]
 
 
 def usable_cores() -> int:

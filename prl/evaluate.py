@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def _frozen(policy: ActorCritic) -> Iterator[None]:
 
 
 def evaluate_run(
-    run: Path,
+    run: str | os.PathLike[str],
     episodes: int = 100,
     seed: int = 1_000_000,
     best: bool = False,
@@ -209,25 +210,26 @@ def evaluate_run(
         return evaluate(policy, pool, seeds, deterministic=deterministic)
 
 
-def load_config(run: Path) -> TrainConfig:
+def load_config(run: str | os.PathLike[str]) -> TrainConfig:
     """The settings of a run.
 
     Raises:
         ConfigError: the folder is not that of a run.
     """
-    file = run / "config.yaml"
+    file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
     # The file holds every setting, and those of a preset may have changed since.
     return parse(TrainConfig, ["--config", str(file), "--preset", "none"], prog="play.py")
 
 
-def weights_of(run: Path, best: bool) -> Path:
+def weights_of(run: str | os.PathLike[str], best: bool) -> Path:
     """The folder of a run's last or best weights.
 
     Raises:
         ConfigError: the run has no best ones.
     """
-    if best and not (run / BEST).is_dir():
+    folder = Path(run)
+    if best and not (folder / BEST).is_dir():
         raise ConfigError(f"{run} has no best policy: it was trained without --eval-freq")
-    return run / (BEST if best else WEIGHTS)
+    return folder / (BEST if best else WEIGHTS)

@@ -52,6 +52,25 @@ def test_a_run_writes_its_folder(tmp_path, capsys):
     assert (folder / "weights/policy.safetensors").is_file()
 
 
+def test_a_setting_without_effect_is_named(tmp_path, capsys):
+    flags = ("--num-steps", "64", "--rnd-coef", "0.1", "--eval-episodes", "3")
+    assert train_small(tmp_path / "run", *flags) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "train: num_steps has no effect without rollout steps",
+        "train: rnd_coef has no effect without rnd",
+        "train: eval_episodes has no effect without eval_freq",
+    ]
+
+
+def test_nor_is_one_named_that_has_its_effect_or_comes_from_a_preset(tmp_path, capsys):
+    flags = ("--rollout", "steps", "--num-steps", "64", "--rnd", "--rnd-coef", "0.1")
+    assert train_small(tmp_path / "run", *flags) == 0
+    assert "effect" not in capsys.readouterr().err
+    # The preset's rollout is overruled; its num_steps is nothing that the user has asked for.
+    assert train_small(tmp_path / "other", "--rollout", "episodes", env_id="Pendulum-v1") == 0
+    assert "effect" not in capsys.readouterr().err
+
+
 def test_a_run_folder_is_never_overwritten(tmp_path, capsys):
     assert train_small(tmp_path / "run") == 0
     before = (tmp_path / "run/summary.json").read_bytes()

@@ -289,7 +289,7 @@ def test_evaluate_run_plays_the_last_or_the_best_policy(tmp_path):
             policy.actor[-1].bias.copy_(torch.eye(2)[preferred])
         save_weights(policy, run / folder)
     assert evaluate_run(run) == [Episode(-1.0, 1)] * 100
-    assert evaluate_run(run, 40, best=True) == [Episode(1.0, 1)] * 40
+    assert evaluate_run(str(run), 40, best=True) == [Episode(1.0, 1)] * 40
     drawn = evaluate_run(run, 40, seed=3, deterministic=False)
     assert {episode.episode_return for episode in drawn} == {-1.0, 1.0}
     assert drawn == evaluate_run(run, 40, seed=3, deterministic=False, num_envs=7)
