@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -80,11 +79,7 @@ _RULES: tuple[Rule, ...] = (
     ("actor_lr critic_lr max_grad_norm", lambda v: 0.0 < v < math.inf, "a positive number"),
     ("gamma gae_lambda", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
     ("clip_range clip_range_vf target_kl", lambda v: 0.0 < v < math.inf, "a positive number"),
-    (
-        "num_epochs minibatch_size",
-        lambda v: isinstance(v, numbers.Integral) and int(v) >= 1,
-        "a whole number, at least 1",
-    ),
+    ("num_epochs minibatch_size", lambda v: v >= 1, "at least 1"),
     ("ent_coef vf_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
 )
 

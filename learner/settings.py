@@ -1,10 +1,26 @@
-"""Checking settings: one table of rules per config, one clear line per mistake."""
+"""Checking settings: their types, one table of rules per config, one clear line per mistake."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import numbers
+import os
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool, np.bool_), "true or false"),
+    int: ((numbers.Integral,), "an integer"),
+    float: ((numbers.Real,), "a number"),
+    str: ((str,), "text"),
+    Path: ((str, os.PathLike), "a path"),
+    type(None): ((type(None),), "null"),
+}
+"""What a setting of a type may be, and that in words."""
 
 
 class ConfigError(ValueError):
@@ -16,25 +32,54 @@ Rule = tuple[str, Callable[[Any], bool], str]
 
 
 def check(config: Any, rules: tuple[Rule, ...]) -> None:
-    """Apply the rules to the fields of a config. None is allowed where it is the default.
+    """See that the fields of a config have their types, and apply the rules.
+
+    None passes where it is the default.
 
     Args:
         config: a dataclass.
         rules: see `Rule`.
 
     Raises:
-        ConfigError: the first field that breaks its rule.
+        ConfigError: the first field that has another type or breaks its rule.
     """
+    for name, hint in get_type_hints(type(config)).items():
+        if not has_type(getattr(config, name), hint):
+            raise ConfigError(f"{name} must be {in_words(hint)}, got {getattr(config, name)!r}")
     optional = {item.name for item in dataclasses.fields(config) if item.default is None}
     for names, allowed, words in rules:
         for name in names.split():
             value = getattr(config, name)
-            if not (name in optional if value is None else _holds(allowed, value)):
+            if not (name in optional if value is None else allowed(value)):
                 raise ConfigError(f"{name} must be {words}, got {value!r}")
 
 
-def _holds(allowed: Callable[[Any], bool], value: Any) -> bool:
-    try:
-        return allowed(value)
-    except TypeError:  # another type than the rule speaks of
-        return False
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value is what the annotation of a setting says. NumPy's scalars count as Python's."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, types.UnionType):
+        return any(has_type(value, part) for part in parts)
+    if origin is Sequence:
+        items = isinstance(value, Sequence) and not isinstance(value, str)
+        return items and all(has_type(item, parts[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
+    if hint not in _TYPES:  # of a subclass's own
+        return True
+    return isinstance(value, _TYPES[hint][0]) and (hint is bool or not isinstance(value, bool))
+
+
+def in_words(hint: Any) -> str:
+    """A type in words: `int | None` is "an integer or null"."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(str(choice) for choice in parts)
+    if origin in (Union, types.UnionType):
+        return " or ".join(in_words(part) for part in parts)
+    if origin is Sequence:
+        return f"a list, each {in_words(parts[0])}"
+    if origin is Mapping:
+        return "a mapping"
+    return _TYPES[hint][1] if hint in _TYPES else str(hint)

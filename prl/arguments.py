@@ -9,28 +9,18 @@ import argparse
 import dataclasses
 import difflib
 import re
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
-from prl.config import ConfigError
+from learner.settings import ConfigError, in_words
 from prl.preset import find_preset
 
 Config = TypeVar("Config")
-
-_WORDS = {
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    type(None): "null",
-    Path: "a path",
-}
 
 
 def parse(
@@ -143,7 +133,7 @@ def _checked(
         if name not in hints:
             raise ConfigError(f"{file}: unknown setting {name!r}{_did_you_mean(str(name), hints)}")
         if not _right_container(hints[name], values[name]):
-            raise ConfigError(f"{file}: {name} must be {_words(hints[name])}, got {values[name]!r}")
+            raise ConfigError(f"{file}: {name} must be {in_words(hints[name])}, got {values[name]!r}")
     mappings = {name: value for name, value in values.items() if get_origin(hints[name]) is Mapping}
     others = {name: value for name, value in values.items() if name not in mappings}
     try:
@@ -190,22 +180,8 @@ def _reworded(message: str, hints: Mapping[str, Any], parser: ArgumentParser, in
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if key and value and key[1] in hints:
         name = key[1] if in_file else _flag(key[1])
-        return f"{name} must be {_words(hints[key[1]])}, got {value[1]!r}"
+        return f"{name} must be {in_words(hints[key[1]])}, got {value[1]!r}"
     return " ".join(message.split())
-
-
-def _words(hint: Any) -> str:
-    """A type in words: `int | None` is "an integer or null"."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return " or ".join(str(choice) for choice in get_args(hint))
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(part) for part in get_args(hint))
-    if origin is Sequence:
-        return f"a list, each {_words(get_args(hint)[0])}"
-    if origin is Mapping:
-        return "a mapping"
-    return _WORDS.get(hint, str(hint))
 
 
 def _did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,20 +131,17 @@ class TrainConfig(PPOConfig):
 _RULES: tuple[Rule, ...] = (
     (
         "max_episode_steps num_envs num_groups num_steps total_timesteps batch_size torch_threads",
-        lambda v: isinstance(v, numbers.Integral) and int(v) >= 1,
+        lambda v: v >= 1,
         "at least 1",
     ),
     ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),
     ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
     ("step_timeout", lambda v: 0.0 < v <= 86_400.0, "a positive number of seconds, at most 86400"),
-    ("transport", lambda v: v in ("shared", "pipe"), "shared or pipe"),
     ("eval_freq", lambda v: v >= 0, "0 (never) or more"),
     ("eval_episodes", lambda v: v >= 1, "at least 1"),
     ("rnd_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
     ("rnd_gamma", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
     ("rnd_lr", lambda v: 0.0 < v < math.inf, "a positive number"),
-    ("rollout", lambda v: v in ("episodes", "steps"), "episodes or steps"),
-    ("activation", lambda v: v in ("tanh", "relu"), "tanh or relu"),
     ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )

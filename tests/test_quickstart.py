@@ -214,7 +214,7 @@ def test_misuse_of_the_loop_is_named():
     [
         ({"beta": -0.1}, "beta must be 0 or a positive number, got -0.1"),
         ({"policy_clip": 0.0}, "clip_range must be a positive number, got 0.0"),
-        ({"k_epochs": 0}, "num_epochs must be a whole number, at least 1, got 0"),
+        ({"k_epochs": 0}, "num_epochs must be at least 1, got 0"),
         ({"gamma": 1.1}, "gamma must be between 0 and 1, got 1.1"),
         ({"batch_size": 0}, "must be at least 1"),
         (
