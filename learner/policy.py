@@ -19,7 +19,7 @@ from learner.spaces import MASK_KEY, leaves
 
 Array = npt.NDArray[Any]
 
-_CHUNK_BYTES = 64 << 20  # of observations per forward pass where no gradient is needed: bounds the memory
+_CHUNK_BYTES = 16 << 20  # of observations per forward pass where no gradient is needed: bounds the memory
 
 
 class NoLegalAction(ValueError):

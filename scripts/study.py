@@ -191,6 +191,7 @@ def chosen_units(args: argparse.Namespace) -> list[Unit]:
         for seed in (range(study.seeds) if args.seeds is None else args.seeds)
         for variant in study.variants
         if args.algos is None or variant in args.algos
+        if args.seeds is not None or seed < study.seeds_of(variant)
     ]
 
 
@@ -254,11 +255,11 @@ def command_list(args: argparse.Namespace) -> int:
     """`study.py list`: what there is, and how many seeds are done."""
     print(f"{'env':<28}{'budget':>11}{'target':>8}  {'variant':<9}{'seeds done'}")
     for study in STUDIES:
+        target = "none" if study.target is None else f"{study.target:g}"
         for variant in study.variants:
             done = len(list((args.folder / study.slug).glob(f"{variant}-seed*.json")))
-            print(
-                f"{study.slug:<28}{study.budget:>11,}{study.target:>8g}  {variant:<9}{done} of {study.seeds}"
-            )
+            seeds = f"{done} of {study.seeds_of(variant)}"
+            print(f"{study.slug:<28}{study.budget:>11,}{target:>8}  {variant:<9}{seeds}")
     return 0
 
 

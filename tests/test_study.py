@@ -87,13 +87,23 @@ def test_a_long_curve_is_thinned():
 
 
 def test_every_study_can_be_found_and_is_sound():
-    assert len({entry.slug for entry in STUDIES}) == len(STUDIES) == 12
+    assert len({entry.slug for entry in STUDIES}) == len(STUDIES) == 13
     for entry in STUDIES:
         assert find(entry.env_id) is find(entry.slug) is entry
         assert set(entry.solved) <= set(entry.variants)
     assert (CHAIN.slug, CHAIN.variants) == ("Chain-v0", ["prl", "prl-rnd"])
     assert find("MiniGrid-DoorKey-5x5-v0").variants == ["prl"]
     assert set(SB3_SETTINGS) <= {entry.env_id for entry in STUDIES}
+
+
+def test_the_peer_has_fewer_seeds_unless_they_are_named():
+    def seeds(*flags):
+        args = study.parser().parse_args(["run", "--envs", "CartPole-v1", *flags])
+        chosen = study.chosen_units(args)
+        return {v: [u.seed for u in chosen if u.variant == v] for v in ("prl", "sb3")}
+
+    assert seeds() == {"prl": list(range(10)), "sb3": list(range(5))}
+    assert seeds("--seeds", "7") == {"prl": [7], "sb3": [7]}
 
 
 def test_the_units_of_a_command():
@@ -273,7 +283,7 @@ def test_the_report_of_an_env():
     text = report.report_text([CART], {CART.env_id: found}, "results", {"CartPole-v1"})
     # 7 % of the resamples have the bad seed thrice or more, 1.3 % four times; two are trimmed: 500 - 480 / 6.
     assert "| CartPole-v1 | 100,000 | 500 | prl | 10 of 10 | 500.0 | 420.0 .. 500.0 | 64 | yes |" in text
-    assert "| sb3 | 2 of 10 | 485.0 (plain mean: too few seeds) | 480.0 .. 490.0 | 60 | no, so far |" in text
+    assert "| sb3 | 2 of 5 | 485.0 (plain mean: too few seeds) | 480.0 .. 490.0 | 60 | no, so far |" in text
     assert "![Learning curves on CartPole-v1](results/CartPole-v1.png)" in text
     assert (
         "| prl | 9 | 20.0 ± 1.50 | 100,024 | 69 | 2 | abc1234 "
@@ -300,6 +310,11 @@ def test_targets_in_words():
     assert report.target_text(CHAIN, "prl") == "above 0.9 on at most 1 of 10 seeds"
     assert report.target_text(CHAIN, "prl-rnd") == "above 0.9 on at least 8 of 10 seeds"
     assert report.target_text(find("Acrobot-v1"), "sb3") == "-78"
+    assert report.target_text(find("Pong-v5"), "prl") == "none"
+
+
+def test_without_a_target_there_is_no_verdict():
+    assert report.verdict(find("Pong-v5"), "prl", [-20.0]) == "no target"
 
 
 def test_text_around_the_marks_is_kept():
@@ -345,7 +360,7 @@ def test_the_list_counts_what_is_done(tmp_path, capsys):
     assert study.main(["list", "--folder", str(tmp_path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["CartPole-v1", "100,000", "500", "prl", "1", "of", "10"] in lines
-    assert ["CartPole-v1", "100,000", "500", "sb3", "0", "of", "10"] in lines
+    assert ["CartPole-v1", "100,000", "500", "sb3", "0", "of", "5"] in lines
 
 
 def test_the_peer_gets_its_settings():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SB3 = "sb3"
+_PEER_SEEDS = 5  # the peer's runs cost as much as ours, and these show where it stands
 _PRL: Mapping[str, tuple[str, ...]] = {"prl": ()}
 _PRL_AND_RND: Mapping[str, tuple[str, ...]] = {"prl": (), "prl-rnd": ("--rnd",)}
 
@@ -18,8 +19,8 @@ class Study:
     Attributes:
         env_id: as `gymnasium.make` takes it.
         budget: env steps of training.
-        target: for the interquartile mean over seeds of the evaluation return.
-        seeds: how many, from 0.
+        target: for the interquartile mean over seeds of the evaluation return; None only watches.
+        seeds: how many, from 0; the peer has fewer.
         prl: variants of prl, by name, with the flags that `train.py` gets on top.
         solved: if given, the target holds for each seed by itself, and these are the smallest and the
             largest number of seeds that should reach it, by variant.
@@ -27,7 +28,7 @@ class Study:
 
     env_id: str
     budget: int
-    target: float
+    target: float | None
     seeds: int
     prl: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_PRL))
     solved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -41,6 +42,10 @@ class Study:
     def variants(self) -> list[str]:
         """All of them; the peer's only where its settings are known."""
         return [*self.prl, *([SB3] if self.env_id in SB3_SETTINGS else [])]
+
+    def seeds_of(self, variant: str) -> int:
+        """How many seeds of a variant belong to the study."""
+        return min(self.seeds, _PEER_SEEDS) if variant == SB3 else self.seeds
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,7 @@ STUDIES: tuple[Study, ...] = (
     Study("Hopper-v5", 1_000_000, 2600.0, 5),
     Study("Walker2d-v5", 1_000_000, 3600.0, 5),
     Study("minigrid:MiniGrid-DoorKey-5x5-v0", 300_000, 0.95, 5),
+    Study("ale_py:ALE/Pong-v5", 500_000, None, 1),  # what two cores come to in about an hour
     Study(
         "prl.chain:prl/Chain-v0",
         200_000,

@@ -107,7 +107,7 @@ def summary_row(study: Study, variant: str, results: Sequence[dict[str, Any]]) -
         " and ".join(f"{budget:,}" for budget in budgets),
         target_text(study, variant),
         variant,
-        f"{len(results)} of {study.seeds}",
+        f"{len(results)} of {study.seeds_of(variant)}",
         f"{number(float(interquartile_mean(scores)))}{few}",
         f"{number(low)} .. {number(high)}" if len(scores) > 1 else "one seed",
         f"{plain.median(result['train_wall_seconds'] for result in results):,.0f}",
@@ -117,6 +117,8 @@ def summary_row(study: Study, variant: str, results: Sequence[dict[str, Any]]) -
 
 def target_text(study: Study, variant: str) -> str:
     """What the variant should reach, in words."""
+    if study.target is None:
+        return "none"
     if variant not in study.solved:
         return f"{study.target:g}"
     least, most = study.solved[variant]
@@ -126,13 +128,15 @@ def target_text(study: Study, variant: str) -> str:
 
 def verdict(study: Study, variant: str, scores: Sequence[float]) -> str:
     """Whether the target is reached; "so far" while seeds are missing."""
+    if study.target is None:
+        return "no target"
     if variant in study.solved:
         least, most = study.solved[variant]
         solved = sum(score > study.target for score in scores)
         good, detail = least <= solved <= most, f": {solved} of {len(scores)}"
     else:
         good, detail = bool(interquartile_mean(scores) >= study.target), ""
-    return f"{'yes' if good else 'no'}{detail}{'' if len(scores) >= study.seeds else ', so far'}"
+    return f"{'yes' if good else 'no'}{detail}{'' if len(scores) >= study.seeds_of(variant) else ', so far'}"
 
 
 def seed_table(results: Results) -> str:
@@ -178,7 +182,8 @@ def draw(study: Study, results: Results, folder: Path) -> bool:
     except ConfigError:  # runs of very different lengths share no steps to average
         return False
     axes = figure.axes[0]
-    axes.axhline(study.target, color="#9ca3af", linewidth=1.0, linestyle="--")
+    if study.target is not None:
+        axes.axhline(study.target, color="#9ca3af", linewidth=1.0, linestyle="--")
     axes.set_ylabel("mean return of recent training episodes")
     figure.savefig(folder / f"{study.slug}.png", dpi=_DPI, metadata={"Software": None})
     return True
