@@ -217,7 +217,9 @@ class OwnEncoder(Encoder):
         return int(probe.shape[1])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        features: Tensor = self.module(unpack(self._space, inputs))
+        # Copies, which the module may work on in place: the rows themselves are needed again.
+        rows = inputs if is_composite(self._space) else inputs.clone()
+        features: Tensor = self.module(unpack(self._space, rows))
         return features.float()
 
 

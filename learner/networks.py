@@ -75,7 +75,8 @@ class NatureCNN(nn.Module):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         layers.append(nn.Flatten())
         layers += [linear(64 * height * width, features, math.sqrt(2.0), generator), nn.ReLU()]
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = nn.Sequential(*layers)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         """F32[S, features] for images f32[S, C, H, W]."""

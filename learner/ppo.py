@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,20 +156,25 @@ class PPOLearner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, statistics and optimiser state."""
-        return {
-            "policy": self.policy.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "rewards": self._rewards.state_dict(),
-            "exploration": self.exploration.state_dict(),
-        }
+        """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
+        return copy.deepcopy(
+            {
+                "policy": self.policy.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "rewards": self._rewards.state_dict(),
+                "exploration": self.exploration.state_dict(),
+                "bad_in_a_row": self._bad_in_a_row,
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        state = copy.deepcopy(state)  # Adam would keep, and change, the very tensors that it is given
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._rewards.load_state_dict(state["rewards"])
         self.exploration.load_state_dict(state["exploration"])
+        self._bad_in_a_row = state["bad_in_a_row"]
 
     def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """Improve the policy from what it has played with its present weights.
@@ -302,7 +308,7 @@ class PPOLearner:
         if self._bad_in_a_row >= _MAX_BAD_STEPS:
             raise NonFiniteError(
                 f"the gradient was not finite in {_MAX_BAD_STEPS} minibatches in a row; "
-                "a smaller learning rate or normalised rewards may help"
+                "a smaller learning rate, or normalised rewards or observations may help"
             )
 
     def _require_finite_weights(self) -> None:

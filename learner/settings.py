@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import os
 import types
@@ -52,6 +53,33 @@ def check(config: Any, rules: tuple[Rule, ...]) -> None:
             value = getattr(config, name)
             if not (name in optional if value is None else allowed(value)):
                 raise ConfigError(f"{name} must be {words}, got {value!r}")
+
+
+def require(allowed: Callable[[Any], bool], words: str, **values: Any) -> None:
+    """One rule for some settings that are no config's.
+
+    Raises:
+        ConfigError: the first of them that breaks it.
+    """
+    for name, value in values.items():
+        if not allowed(value):
+            raise ConfigError(f"{name} must be {words}, got {value!r}")
+
+
+def require_counts(**values: Any) -> None:
+    """`require` of numbers of things, of which there has to be one."""
+    require(is_whole, "an integer, at least 1", **values)
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether a value is an integer and at least so large; true and false are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def is_number(value: Any, above: float = -math.inf) -> bool:
+    """Whether a value is a finite number above a bound."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and above < value < math.inf
 
 
 def has_type(value: Any, hint: Any) -> bool:

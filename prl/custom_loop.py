@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from learner.settings import ConfigError
+from learner.settings import require_counts
 from learner.store import Rollout, Store
 from prl.build import make_pool
 from workers.envs import EnvLike, env_factory
@@ -28,8 +28,7 @@ class VecMemory:
     """
 
     def __init__(self, num_envs: int) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs must be at least 1, got {num_envs}")
+        require_counts(num_envs=num_envs)
         self.num_envs = num_envs
         self._store: Store | None = None
 
@@ -108,6 +107,7 @@ class EnvVectorizer:
         max_episode_steps: int | None = None,
         step_timeout: float = 60.0,
     ) -> None:
+        require_counts(num_envs=num_envs)
         factory = env_factory(env, max_episode_steps=max_episode_steps)
         for space in (factory.observation_space, factory.action_space):
             if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):

@@ -94,8 +94,25 @@ def _with_display(trained: TrainConfig, config: PlayConfig) -> TrainConfig:
     kwargs = dict(trained.env_kwargs)
     if config.render is not None or config.video is not None:
         kwargs["render_mode"] = config.render or "rgb_array"
+        _require_render_mode(trained, kwargs["render_mode"])
     limit = config.max_episode_steps or trained.max_episode_steps
     return dataclasses.replace(trained, env_kwargs=kwargs, max_episode_steps=limit)
+
+
+def _require_render_mode(trained: TrainConfig, wanted: str) -> None:
+    """See that the env can be shown, before anything is written.
+
+    Raises:
+        EnvError: it has no such render mode.
+    """
+    env = build_factory(trained).build()
+    modes = list(env.metadata.get("render_modes") or [])
+    env.close()
+    # Gymnasium opens a window for whatever comes as an array.
+    shown = {"rgb_array", "rgb_array_list", "human"} if wanted == "human" else {wanted}
+    if not shown & set(modes):
+        has = f"it has {', '.join(map(str, modes))}" if modes else "it has none"
+        raise EnvError(f"{trained.env_id} has no render mode {wanted}; {has}")
 
 
 def _play_episode(stage: _Stage, actor: Actor, seed: int) -> Episode:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from learner.policy import ActorCritic
 from learner.ppo import Batch, PPOConfig, PPOLearner
 from learner.rnd import RND
-from learner.settings import ConfigError
+from learner.settings import ConfigError, is_number, is_whole, require, require_counts
 from learner.store import Rollout
 from prl.build import check_trainable, make_pool, pick_device, reproducible
 from prl.run import record
@@ -28,6 +29,16 @@ from workers.errors import EnvError
 from workers.process_pool import Transport
 
 Array = npt.NDArray[Any]
+
+_NAMES = {
+    "actor_lr": "Actor_lr",
+    "critic_lr": "Critic_lr",
+    "clip_range": "policy_clip",
+    "num_epochs": "k_epochs",
+    "gae_lambda": "GAE_lambda",
+    "minibatch_size": "mini_batch_size",
+}
+"""What the settings of a PPOConfig are called here."""
 
 
 class PPO:
@@ -83,15 +94,16 @@ class PPO:
         torch_threads: int = 1,
         seed: int = 0,
     ) -> None:
-        if min(action_dim, observ_dim, batch_size, torch_threads) < 1:
-            raise ConfigError(
-                f"action_dim, observ_dim, batch_size and torch_threads must be at least 1, "
-                f"got {action_dim}, {observ_dim}, {batch_size} and {torch_threads}"
-            )
-        if not 0.0 < action_scaling < np.inf:
-            raise ConfigError(f"action_scaling must be a positive number, got {action_scaling}")
-        if not 0.0 <= beta < np.inf:
-            raise ConfigError(f"beta must be 0 or a positive number, got {beta}")
+        require_counts(
+            action_dim=action_dim,
+            observ_dim=observ_dim,
+            batch_size=batch_size,
+            torch_threads=torch_threads,
+        )
+        require(_is_sizes, "a list of integers, each at least 1", hidden_sizes=hidden_sizes)
+        require(lambda value: is_whole(value, 0), "an integer, 0 or more", seed=seed)
+        require(lambda value: is_number(value, above=0.0), "a positive number", action_scaling=action_scaling)
+        require(lambda value: is_number(value) and value >= 0.0, "0 or a positive number", beta=beta)
         self.batch_size = batch_size
         self.torch_threads = torch_threads
         self.beta = beta
@@ -101,19 +113,20 @@ class PPO:
             action_space = gym.spaces.Box(-action_scaling, action_scaling, (int(action_dim),), np.float64)
         observation_space = gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),))
         policy = ActorCritic(observation_space, action_space, hidden_sizes, seed).to(pick_device(device))
-        config = PPOConfig(
-            actor_lr=Actor_lr,
-            critic_lr=Critic_lr,
-            clip_range=policy_clip,
-            num_epochs=k_epochs,
-            gae_lambda=GAE_lambda,
-            minibatch_size=mini_batch_size,
-            gamma=gamma,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            target_kl=target_kl,
-        )
+        with _names_of_the_quick_start():
+            config = PPOConfig(
+                actor_lr=Actor_lr,
+                critic_lr=Critic_lr,
+                clip_range=policy_clip,
+                num_epochs=k_epochs,
+                gae_lambda=GAE_lambda,
+                minibatch_size=mini_batch_size,
+                gamma=gamma,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+                max_grad_norm=max_grad_norm,
+                target_kl=target_kl,
+            )
         exploration = None
         if use_RND:
             exploration = RND(
@@ -231,8 +244,16 @@ class AsyncPPO:
         transport: Transport = "shared",
         step_timeout: float = 60.0,
     ) -> None:
-        if num_envs < 1 or steps < 1:
-            raise ConfigError(f"num_envs and steps must be at least 1, got {num_envs} and {steps}")
+        require_counts(num_envs=num_envs, steps=steps)
+        if num_workers is not None:
+            require(
+                lambda value: is_whole(value, 0), "an integer, 0 or more, or None", num_workers=num_workers
+            )
+        if max_episode_steps is not None:
+            require_counts(max_episode_steps=max_episode_steps)
+        require(lambda value: is_whole(value, 0), "an integer, 0 or more", seed=seed)
+        require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
+        require(lambda value: is_number(value, above=0.0), "a positive number", step_timeout=step_timeout)
         self.ppo = ppo
         self.num_envs = num_envs
         self.steps = steps
@@ -269,6 +290,20 @@ class AsyncPPO:
                 return record(trainer, self.steps, folder, self._factory.name)
 
 
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_whole, value))
+
+
+@contextlib.contextmanager
+def _names_of_the_quick_start() -> Iterator[None]:
+    """Errors of a PPOConfig, with the names that its settings have in `PPO`."""
+    try:
+        yield
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigError(f"{_NAMES.get(name, name)} {rest}") from None
+
+
 def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
     """Several rollouts as one, in env order; each env's episodes follow one another as they were played."""
 
@@ -286,6 +321,10 @@ def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
 
 def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
     """Whether a PPO that was built of bare numbers fits an env."""
+    if factory.mask_from_info:
+        raise EnvError(
+            f"{factory.name} gives action masks, which PPO does not take; prl.Trainer and train.py do"
+        )
     observation, action, mine = factory.observation_space, factory.action_space, policy.action_space
     if not isinstance(observation, gym.spaces.Box) or observation.shape != policy.observation_space.shape:
         raise ConfigError(

@@ -207,5 +207,5 @@ class FixedSteps:
         self.ledger.load_state_dict(state["ledger"])
         actions = [[] if env is None else list(env.numpy()) for env in state["actions"]]
         self._log.load(actions)
-        self._to_replay = actions
+        self._to_replay = None if state["obs"] is None else actions  # before the first round nothing runs
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()

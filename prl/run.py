@@ -155,10 +155,12 @@ def record(
         policy.load_state_dict(weights)  # an update may have been cut short
         for sink in sinks:
             sink.close()
-        summary = _summary(trainer, last, status, name, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if folder is not None:
+            folder.save_weights(policy)  # before all else: they are what the run was for
+        summary = _summary(trainer, last, status, name, seconds)
         summary |= evaluation.summary() if evaluation else NO_EVALUATION
         if folder is not None:
-            folder.save_weights(policy)
             folder.write_summary(summary)
     return summary
 

@@ -89,6 +89,7 @@ class Trainer:
         self.batch_size = batch_size
         self.total_timesteps = total_timesteps
         self.seed = seed
+        self._num_steps = num_steps
         self._groups = split_groups(pool.num_envs, num_groups)
         policy = learner.policy
         self._store = Store(policy.observation_space, policy.head.action_space, pool.num_envs)
@@ -185,9 +186,23 @@ class Trainer:
             metrics=metrics,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on, the state of envs included."""
+    def _kind(self) -> dict[str, Any]:
+        """What has to be the same in a trainer that goes on from a state of this one."""
         return {
+            "num_envs": self.pool.num_envs,
+            "num_groups": len(self._groups),
+            "num_steps": self._num_steps,
+            "seed": self.seed,
+            "exploration": type(self.learner.exploration).__name__,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on, the state of envs included.
+
+        It stays as it is while training goes on.
+        """
+        return {
+            "kind": self._kind(),
             "learner": self.learner.state_dict(),
             "iteration": self._iteration,
             "round": self._round,
@@ -200,7 +215,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`, which it leaves as it is.
+
+        Raises:
+            ValueError: the state is that of a trainer of another kind; nothing has changed.
+        """
+        other, own = state["kind"], self._kind()
+        differences = [f"{name} {other[name]}, not {own[name]}" for name in own if other[name] != own[name]]
+        if differences:
+            raise ValueError(f"the state is of a trainer with {'; '.join(differences)}")
         self.learner.load_state_dict(state["learner"])
         self._iteration = state["iteration"]
         self._round = state["round"]

@@ -26,7 +26,7 @@ def weights_sha256(policy: ActorCritic) -> str:
     for name, tensor in sorted(policy.state_dict().items()):
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
-        digest.update(array.numpy().tobytes())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 
@@ -39,7 +39,11 @@ def save_weights(policy: ActorCritic, folder: str | os.PathLike[str]) -> Path:
     target = Path(folder) / _FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{_FILE}.{os.getpid()}.tmp")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    # Copies: layers of a user's encoder may share weights, and a file of numbers cannot say so.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in policy.state_dict().items()
+    }
     try:
         save_file(tensors, temporary)
         with temporary.open("rb") as file:

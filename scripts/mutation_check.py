@@ -3,7 +3,9 @@
     python scripts/mutation_check.py                   # all, with a table in docs/mutation_check.md
     python scripts/mutation_check.py --only entropy    # those whose name contains a word; writes nothing
 
-Exit code 1 if a mistake survives, 2 if its place is no longer found in the code.
+The tests have to pass without any mistake first, or a test that fails anyway would count as noticing.
+
+Exit code 1 if a mistake survives, 2 if its place is no longer found in the code or its tests cannot be run.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,11 +40,15 @@ _MOST_KILLERS = 3  # enough to know; the rest of the tests would only take time
 _TIMEOUT = 600  # seconds; a mistake that makes the code hang is noticed, too
 
 
+class CannotTell(RuntimeError):
+    """Whether a mistake is noticed cannot be told."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="mutations whose name contains this")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--jobs", type=_positive, default=2, help="how many at a time")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "mutation_check.md", help="table to write"
     )
@@ -53,13 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"no such place in the code: {'; '.join(lost)}" if lost else "no such mutation", file=sys.stderr
         )
         return 2
-    with ThreadPoolExecutor(arguments.jobs) as threads:
-        results = []
-        for mutation, killers in zip(chosen, threads.map(killers_of, chosen), strict=True):
-            print(
-                f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
-            )
-            results.append((mutation, killers))
+    tests = sorted({test for mutation in chosen for test in mutation.tests})
+    try:
+        results = _results(chosen, tests, arguments.jobs)
+    except CannotTell as error:
+        print(error, file=sys.stderr)
+        return 2
     if not arguments.only:
         arguments.out.write_text(table(results))
     survivors = [mutation.name for mutation, killers in results if not killers]
@@ -67,12 +73,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if survivors else 0
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _results(chosen: Sequence[Mutation], tests: Sequence[str], jobs: int) -> list[tuple[Mutation, list[str]]]:
+    with ThreadPoolExecutor(jobs) as threads:
+        anyway = [name for names in threads.map(lambda test: _failing(None, [test]), tests) for name in names]
+        if anyway:
+            raise CannotTell(f"these fail without any mistake: {', '.join(anyway)}")
+        results = []
+        for mutation, killers in zip(chosen, threads.map(killers_of, chosen), strict=True):
+            print(
+                f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
+            )
+            results.append((mutation, killers))
+        return results
+
+
 def _applies(mutation: Mutation) -> bool:
     return (ROOT / mutation.file).read_text().count(mutation.right) == 1
 
 
 def killers_of(mutation: Mutation) -> list[str]:
-    """The tests that fail with the mistake in the code; at most a few."""
+    """The tests that fail with the mistake in the code; at most a few.
+
+    Raises:
+        CannotTell: its tests cannot be run.
+    """
+    return _failing(mutation, mutation.tests)
+
+
+def _failing(mutation: Mutation | None, tests: Sequence[str]) -> list[str]:
+    """The tests that fail in a copy of the code, with a mistake in it or without."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for item in _COPIED:
@@ -83,9 +118,10 @@ def killers_of(mutation: Mutation) -> list[str]:
                 )
             else:
                 shutil.copy(source, folder / item)
-        target = folder / mutation.file
-        target.write_text(target.read_text().replace(mutation.right, mutation.wrong))
-        return _failing_tests(folder, mutation.tests)
+        if mutation is not None:
+            target = folder / mutation.file
+            target.write_text(target.read_text().replace(mutation.right, mutation.wrong))
+        return _failing_tests(folder, tests)
 
 
 def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
@@ -104,10 +140,15 @@ def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
         )
     except subprocess.TimeoutExpired:
         return [f"no end after {_TIMEOUT} s"]
-    if done.returncode == 0:
+    if done.returncode == pytest.ExitCode.OK:
         return []
     killers = re.findall(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
-    return killers or [f"pytest ended with {done.returncode}"]
+    if not killers:  # it has not run the tests: a missing file, no test at all, an error of its own
+        ran = " ".join(tests)
+        raise CannotTell(
+            f"pytest {ran} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}"
+        )
+    return killers
 
 
 def table(results: Sequence[tuple[Mutation, list[str]]]) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -245,6 +246,8 @@ def command_one(args: argparse.Namespace) -> int:
 def command_report(args: argparse.Namespace) -> int:
     """`study.py report`."""
     need("matplotlib", "matplotlib")
+    if not args.folder.is_dir():
+        raise StudyError(f"{args.folder} is no folder of results")
     from studies.report import write_report
 
     print(f"wrote {write_report(args.folder)}")
@@ -270,6 +273,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """A whole number, 0 or more."""
+    if int(text) < 0:
+        raise ValueError(text)
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    if not 0.0 < float(text) < math.inf:
+        raise ValueError(text)
+    return float(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="study.py", description="Resumable studies of many envs and seeds.")
@@ -277,19 +294,24 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="do the units that have no result yet")
     run.add_argument("--envs", nargs="+", help="ids, with or without their module; all by default")
     run.add_argument("--algos", nargs="+", help="variants: prl, prl-rnd, sb3; all by default")
-    run.add_argument("--seeds", nargs="+", type=int, help="by default as many as the study of the env has")
-    run.add_argument("--budget-scale", type=float, default=1.0, help="of the budgets, for trials")
+    run.add_argument(
+        "--seeds", nargs="+", type=not_negative, help="by default as many as the study of the env has"
+    )
+    run.add_argument("--budget-scale", type=positive_number, default=1.0, help="of the budgets, for trials")
     one = commands.add_parser("one", help="do one unit, whether or not it has a result")
     one.add_argument("--env", required=True)
     one.add_argument("--algo", required=True)
-    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--seed", type=not_negative, required=True)
     one.add_argument("--budget", type=positive, help="env steps; by default the study's")
     listing = commands.add_parser("list", help="show the studies and how many seeds are done")
     report = commands.add_parser("report", help="write the page and the pictures")
     for command in (run, one):
         command.add_argument("--jobs", type=positive, default=1, help="units at a time")
         command.add_argument(
-            "--num-workers", type=int, default=0, help="worker processes of each prl run; 0 steps inline"
+            "--num-workers",
+            type=not_negative,
+            default=0,
+            help="worker processes of each prl run; 0 steps inline",
         )
     for command in (run, one, listing, report):
         command.add_argument("--folder", type=Path, default=_FOLDER, help="of the results")
@@ -311,6 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"study.py: {stopped}; the same command goes on", file=sys.stderr)
         return stopped.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        sys.stderr.close()
+        return _FAILED
     return code
 
 

@@ -444,6 +444,30 @@ def test_the_length_of_a_mask(action_space, length):
         np.testing.assert_array_equal(factory.build().reset(seed=1)[0]["action_mask"], np.ones(length))
 
 
+@pytest.mark.parametrize("last", [{}, {"action_mask": None}])
+def test_the_last_observation_of_an_episode_needs_no_mask(last):
+    class Ends(Masked):
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, True, False, last
+
+    env = env_factory(Ends, env_kwargs={"mask": [1] * 5}).build()
+    env.reset(seed=0)
+    assert env.step(0)[0]["action_mask"].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"a": [1, 1]}, "is object of shape (), not 5 integers or bools, the parts one after the other"),
+        (([1, 1], [1, 1, 1]), "is not one flat array of 5 elements"),
+        ([1, 1], "is int64 of shape (2,), not 5 integers or bools"),
+    ],
+)
+def test_a_mask_that_is_no_flat_array_is_refused(mask, message):
+    error = refusal(Masked, env_kwargs={"mask": mask})
+    assert f"has an action mask that does not fit its actions: info['action_mask'] {message}" in str(error)
+
+
 def test_an_env_whose_actions_have_no_masks_is_no_copy_of_one_whose_actions_have():
     factory = env_factory("Taxi-v4")
     factory = dataclasses.replace(factory, payload=env_factory("Pendulum-v1").payload)
@@ -586,8 +610,32 @@ TEXT = SPACES.Text(3)
 )
 def test_spaces_that_cannot_be_used(observation_space, action_space, message):
     error = refusal(spaces_of(observation_space, action_space))
-    assert str(error).startswith("the space ")
+    kind = "action" if observation_space is BITS else "observation"
+    assert str(error).startswith(f"the {kind} space of <lambda>: the space ")
     assert str(error).endswith(f"is not supported: {message}")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"action_space": BITS}, "Bare has no observation_space; its constructor has to set one"),
+        ({"observation_space": BITS}, "Bare has no action_space; its constructor has to set one"),
+        (
+            {"observation_space": None, "action_space": BITS},
+            "the observation_space of Bare is of type NoneType, not a gymnasium.Space",
+        ),
+        (
+            {"observation_space": BITS, "action_space": 2},
+            "the action_space of Bare is of type int, not a gymnasium.Space",
+        ),
+        (
+            {"observation_space": BITS, "action_space": property(lambda self: 1 / 0)},
+            "the action_space of Bare raised ZeroDivisionError: division by zero",
+        ),
+    ],
+)
+def test_an_env_without_spaces_is_refused_in_one_line(own, message):
+    assert str(refusal(type("Bare", (gym.Env,), own))) == message
 
 
 def test_one_observation_and_one_action_of_a_plain_space():

@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from prl.cli import play_main, train_main
 from prl.evaluate import evaluate_run
@@ -107,6 +108,40 @@ def test_an_env_that_fails_is_told_in_one_line(run, failure, message, capsys, mo
     assert first.startswith("play: step((")
     assert first.endswith(message)
     assert any(line.startswith("Traceback") for line in rest) == (failure == "raise")
+
+
+class Drops(torch.nn.Module):
+    """An encoder that draws while it trains."""
+
+    def __init__(self, observation_space):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.9))
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
+def test_the_layers_of_an_own_encoder_are_played_as_they_are_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    flags = ["--encoder", f"{__name__}:Drops", "--run-folder", str(folder)]
+    assert train_main(["--env-id", "CartPole-v1", *SMALL, *flags]) == 0
+    played = [[episode.episode_return for episode in play(PlayConfig(folder, episodes=5))] for _ in range(2)]
+    evaluated = [episode.episode_return for episode in evaluate_run(folder, episodes=5)]
+    assert played == [evaluated, evaluated]
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [(("--video", "videos"), "rgb_array"), (("--render", "human"), "human")]
+)
+def test_an_env_that_cannot_be_shown_is_refused_in_one_line(
+    run, flags, wanted, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert play_main([str(run), *flags]) == 2
+    message = f"play: test/Nested-v0 has no render mode {wanted}; it has none\n"
+    assert capsys.readouterr().err == message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", ["train", "play", "benchmark"])

@@ -371,6 +371,27 @@ def test_an_own_encoder_gets_observations_as_they_are(space):
     assert [layer.in_features for layer in policy.actor if isinstance(layer, nn.Linear)] == [2, 8]
 
 
+class InPlace(Halves):
+    """Works on what it is given."""
+
+    def forward(self, obs):
+        (obs["a"] if isinstance(obs, dict) else obs).mul_(0.0)
+        return self.layer(obs["a"] if isinstance(obs, dict) else obs)
+
+
+@pytest.mark.parametrize("space", [vector_space(4), Dict(a=vector_space(4))], ids=["box", "dict"])
+def test_an_own_encoder_may_work_in_place(space):
+    policy = ActorCritic(space, Discrete(3), encoder=InPlace())
+    rows = sample_rows(space, 3)
+    before = rows.copy()
+    policy.act(rows, policy.head.draw_noise(rng(), 3))
+    policy.act_and_judge(rows, policy.head.draw_noise(rng(), 3))
+    inputs = policy.preprocess(torch.as_tensor(rows))
+    policy.behaviour(inputs, torch.zeros(3, dtype=torch.int64))
+    policy.evaluate(inputs)
+    np.testing.assert_array_equal(rows, before)
+
+
 def test_an_own_encoder_of_a_dict_gets_a_dict_of_tensors():
     module = OfDict()
     policy = ActorCritic(VECTORS, Discrete(3), encoder=module)

@@ -252,6 +252,10 @@ def test_close_with_commands_unanswered_and_twice(make_pool):
     pool.recv()
     pool.close()
     pool.close()
+    with pytest.raises(RuntimeError, match="the pool is closed"):
+        pool.reset(ids(0), [0])
+    with pytest.raises(RuntimeError, match="the pool is closed"):
+        pool.send(ids(0), np.zeros(1, np.int64))
 
 
 @some_pools

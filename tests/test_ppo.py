@@ -632,6 +632,18 @@ def test_three_in_a_row_end_the_update_with_the_last_good_weights():
     assert learner.optimize(batch, rng())["skipped_minibatches"] == 0  # and it can go on
 
 
+def test_bad_minibatches_in_a_row_are_counted_over_updates_and_states():
+    learner = learner_of(minibatch_size=8, num_epochs=1)
+    bad = broken(numbered_batch(learner.policy, 16), slice(None))
+    assert learner.optimize(bad, rng())["skipped_minibatches"] == 2
+    resumed = learner_of(minibatch_size=8, num_epochs=1)
+    resumed.load_state_dict(learner.state_dict())
+    for one in (learner, resumed):
+        with pytest.raises(NonFiniteError, match="3 minibatches in a row"), Watch(one.policy) as watch:
+            one.optimize(bad, rng())
+        assert len(watch.rows) == 1
+
+
 def test_a_broken_return_is_caught_as_well():
     learner = learner_of(minibatch_size=8)
     batch = numbered_batch(learner.policy, 32)

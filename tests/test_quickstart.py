@@ -1,5 +1,8 @@
 """The documented quick start and custom loop, with their exact names."""
 
+import functools
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -213,10 +216,17 @@ def test_misuse_of_the_loop_is_named():
     ("changes", "message"),
     [
         ({"beta": -0.1}, "beta must be 0 or a positive number, got -0.1"),
-        ({"policy_clip": 0.0}, "clip_range must be a positive number, got 0.0"),
-        ({"k_epochs": 0}, "num_epochs must be at least 1, got 0"),
+        ({"policy_clip": 0.0}, "policy_clip must be a positive number, got 0.0"),
+        ({"k_epochs": 0}, "k_epochs must be at least 1, got 0"),
         ({"gamma": 1.1}, "gamma must be between 0 and 1, got 1.1"),
-        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer, at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, at least 1, got 2.5"),
+        ({"action_dim": "2"}, "action_dim must be an integer, at least 1, got '2'"),
+        ({"observ_dim": True}, "observ_dim must be an integer, at least 1, got True"),
+        ({"hidden_sizes": 64}, "hidden_sizes must be a list of integers, each at least 1, got 64"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes must be a list of integers, each at least 1, got (0,)"),
+        ({"seed": -1}, "seed must be an integer, 0 or more, got -1"),
+        ({"seed": 1.5}, "seed must be an integer, 0 or more, got 1.5"),
         (
             {"is_continuous": True, "action_scaling": -1.0},
             "action_scaling must be a positive number",
@@ -224,7 +234,7 @@ def test_misuse_of_the_loop_is_named():
     ],
 )
 def test_bad_parameters_are_named(changes, message):
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         make_ppo(**changes)
 
 
@@ -245,6 +255,36 @@ def test_bad_parameters_are_named(changes, message):
 def test_a_ppo_that_does_not_fit_the_env_is_refused(env_id, changes, message):
     with pytest.raises(ConfigError, match=message):
         AsyncPPO(env=env_id, ppo=make_ppo(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_envs": 2.5}, "num_envs must be an integer, at least 1, got 2.5"),
+        ({"num_envs": "3"}, "num_envs must be an integer, at least 1, got '3'"),
+        ({"steps": 0}, "steps must be an integer, at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be an integer, 0 or more, or None, got -1"),
+        ({"seed": -1}, "seed must be an integer, 0 or more, got -1"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be an integer, at least 1, got 0"),
+        ({"transport": "x"}, "transport must be shared or pipe, got 'x'"),
+        ({"step_timeout": -1}, "step_timeout must be a positive number, got -1"),
+    ],
+)
+def test_bad_settings_of_a_run_are_named(changes, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        AsyncPPO(env="CartPole-v1", ppo=make_ppo(), **changes)
+
+
+@pytest.mark.parametrize("num_envs", [0, -1, 2.5])
+def test_a_number_of_envs_that_is_none(num_envs):
+    for make in (VecMemory, functools.partial(EnvVectorizer, "CartPole-v1")):
+        with pytest.raises(ConfigError, match=f"^num_envs must be an integer, at least 1, got {num_envs}$"):
+            make(num_envs=num_envs)
+
+
+def test_action_masks_are_not_ignored_but_refused():
+    with pytest.raises(EnvError, match="Taxi-v4 gives action masks, which PPO does not take"):
+        AsyncPPO(env="Taxi-v4", ppo=make_ppo())
 
 
 class Failing(gym.Env):

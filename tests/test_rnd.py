@@ -14,7 +14,9 @@ from learner.policy import ActorCritic
 from learner.ppo import PPOConfig, PPOLearner
 from learner.rnd import RND, ReturnFilter
 from learner.spaces import row_field
+from prl.build import build_learner
 from prl.chain import Chain
+from prl.config import TrainConfig
 from prl.quickstart import PPO, AsyncPPO
 from prl.trainer import Trainer
 from prl.weights import weights_sha256
@@ -230,6 +232,61 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
     before = copy.deepcopy(rnd.networks.state_dict())
     rnd.learn(torch.arange(len(rollout)))
     assert same_bits(rnd.networks.state_dict(), before)
+
+
+def test_the_gradients_norm_is_bounded_over_predictor_and_critic_together():
+    def norm_after(max_grad_norm):
+        rnd = RND(vector_space(3), **SMALL, max_grad_norm=max_grad_norm)
+        rollout = random_rollout()
+        rnd.begin(rollout)
+        rnd.learn(torch.arange(len(rollout)))
+        learnt = [p for p in rnd.networks.parameters() if p.requires_grad]
+        return float(torch.stack([p.grad.norm() for p in learnt]).norm())
+
+    free = norm_after(1e9)
+    assert free > 0.2
+    assert norm_after(0.1) == pytest.approx(0.1, rel=1e-4)
+    assert norm_after(2.0 * free) == pytest.approx(free, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "space", [vector_space(3), gym.spaces.Box(0, 255, (36, 36), np.uint8)], ids=["vector", "image"]
+)
+def test_observations_are_clipped_to_five_standard_deviations(space):
+    rnd = RND(space, **SMALL)
+    rollout = random_rollout() if space.shape == (3,) else rollout_in(space)
+    learn(rnd, rollout)
+    far = np.full((2, *space.shape), 255, space.dtype)
+    if space.shape == (3,):
+        far[0], far[1] = 1e6, -1e6
+        assert rnd.networks.view(torch.as_tensor(far)).tolist() == [[5.0] * 3, [-5.0] * 3]
+    assert float(rnd.networks.view(torch.as_tensor(far)).abs().max()) <= 5.0
+
+
+def test_the_settings_of_a_run_reach_it():
+    config = TrainConfig(
+        env_id="CartPole-v1",
+        rnd=True,
+        rnd_coef=0.7,
+        rnd_gamma=0.8,
+        rnd_lr=2e-4,
+        gae_lambda=0.6,
+        max_grad_norm=0.3,
+        hidden_sizes=(7,),
+        seed=5,
+    )
+    rnd = build_learner(make_policy(), config).exploration
+    same = RND(vector_space(3), coef=0.7, hidden_sizes=(7,), seed=5)
+    assert (rnd.coef, rnd.gamma, rnd.returns.gamma, rnd.gae_lambda) == (0.7, 0.8, 0.8, 0.6)
+    assert rnd.max_grad_norm == 0.3
+    assert [group["lr"] for group in rnd._optimizer.param_groups] == [2e-4]
+    assert same_bits(rnd.networks.state_dict(), same.networks.state_dict())
+
+
+def test_the_quick_starts_beta_is_its_weight():
+    ppo = PPO(is_continuous=False, action_dim=2, observ_dim=3, use_RND=True, beta=0.7, GAE_lambda=0.6)
+    rnd = ppo.learner.exploration
+    assert (rnd.coef, rnd.gamma, rnd.gae_lambda) == (0.7, 0.99, 0.6)
 
 
 def test_learning_needs_a_rollout():

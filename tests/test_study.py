@@ -106,6 +106,17 @@ def test_the_peer_has_fewer_seeds_unless_they_are_named():
     assert seeds("--seeds", "7") == {"prl": [7], "sb3": [7]}
 
 
+@pytest.mark.parametrize(
+    "flags",
+    ["run --seeds -1", "run --budget-scale nan", "run --budget-scale -1", "run --jobs 0", "run --seeds x"],
+)
+def test_numbers_that_are_none(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        study.main(flags.split())
+    assert ended.value.code == 2
+    assert f"argument {flags.split()[1]}: invalid" in capsys.readouterr().err
+
+
 def test_the_units_of_a_command():
     args = study.parser().parse_args(
         [
@@ -138,6 +149,8 @@ def test_the_units_of_a_command():
         ("run --envs Pong", "no study of 'Pong'; there are CartPole-v1"),
         ("run --envs CartPole-v1 --algos dqn", "no variant dqn; there are prl, sb3"),
         ("one --env Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
+        ("one --env prl/Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
+        ("report --folder no/such", "no/such is no folder of results"),
     ],
 )
 def test_what_there_is_not(command, message, capsys):

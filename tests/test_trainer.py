@@ -183,6 +183,58 @@ def test_a_run_continued_from_its_state_gives_the_same_bits(factory, normalized,
     assert same_bits(weights_of(whole.learner.policy), weights_of(second.learner.policy))
 
 
+@pytest.mark.parametrize("num_steps", [None, 7])
+def test_a_state_from_before_the_first_round_will_do(factory, num_steps):
+    settings = {"num_steps": num_steps, "normalize_obs": True}
+    with InlinePool(factory, 5) as pool:
+        straight, resumed = (make_trainer(pool, factory, **settings) for _ in range(2))
+        resumed.load_state_dict(straight.state_dict())
+        for trainer in (straight, resumed):
+            assert len(list(itertools.islice(trainer.iterations(), 3))) == 3
+    assert same_bits(weights_of(straight.learner.policy), weights_of(resumed.learner.policy))
+
+
+@pytest.mark.parametrize("num_steps", [None, 7])
+def test_a_state_stays_what_it_was_while_trainers_go_on(factory, num_steps):
+    """The one it is of, and those that start from it: each of these gives the same weights."""
+    found = []
+    with InlinePool(factory, 5) as pool:
+        straight = make_trainer(pool, factory, num_steps=num_steps)
+        updates = straight.iterations()
+        next(updates)
+        state = straight.state_dict()
+        list(itertools.islice(updates, 2))
+        found.append(weights_of(straight.learner.policy))
+        for _ in range(2):
+            resumed = make_trainer(pool, factory, num_steps=num_steps)
+            resumed.load_state_dict(state)
+            list(itertools.islice(resumed.iterations(), 2))
+            found.append(weights_of(resumed.learner.policy))
+    assert same_bits(found[0], found[1])
+    assert same_bits(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "settings", "message"),
+    [
+        (4, {}, "num_envs 5, not 4"),
+        (5, {"num_groups": 2}, "num_groups 1, not 2"),
+        (5, {"num_steps": 7}, "num_steps None, not 7"),
+        (5, {"seed": 12}, "seed 11, not 12"),
+        (4, {"num_steps": 7}, "num_envs 5, not 4; num_steps None, not 7"),
+    ],
+)
+def test_a_state_of_another_kind_of_run_is_refused(factory, num_envs, settings, message):
+    with InlinePool(factory, 5) as pool:
+        state = make_trainer(pool, factory).state_dict()
+    with InlinePool(factory, num_envs) as pool:
+        trainer = make_trainer(pool, factory, **settings)
+        before = weights_of(trainer.learner.policy)
+        with pytest.raises(ValueError, match=f"^the state is of a trainer with {message}$"):
+            trainer.load_state_dict(state)
+        assert same_bits(before, weights_of(trainer.learner.policy))
+
+
 @pytest.mark.parametrize("num_groups", [0, 6])
 def test_groups_must_not_be_empty(factory, num_groups):
     with InlinePool(factory, 5) as pool, pytest.raises(ValueError, match=r"num_groups must lie in 1\.\.5"):

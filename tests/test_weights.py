@@ -43,6 +43,30 @@ def test_saving_leaves_one_complete_file(tmp_path):
     assert weights_sha256(fresh) == weights_sha256(policy(seed=2))
 
 
+class Tied(torch.nn.Module):
+    """Two layers that share their weights, and a second name for one of them."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.first, self.second = (torch.nn.Linear(3, 3, dtype=dtype) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.again = self.first
+
+    def forward(self, obs):
+        return self.second(self.first(obs.to(self.first.weight.dtype)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_layers_share_and_types_that_numpy_lacks(dtype, tmp_path):
+    box = gym.spaces.Box(-1, 1, (3,))
+    saved, other = (ActorCritic(box, gym.spaces.Discrete(2), encoder=Tied(dtype)) for _ in range(2))
+    assert weights_sha256(saved) != weights_sha256(other)
+    save_weights(saved, tmp_path)
+    load_weights(other, tmp_path)
+    assert weights_sha256(saved) == weights_sha256(other)
+    assert other.encoder.module.second.weight is other.encoder.module.first.weight
+
+
 class Evil:
     def __reduce__(self):
         return (os.system, ("touch executed",))

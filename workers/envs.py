@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -118,10 +119,14 @@ def _describe(name: str, build: Callable[[], AnyEnv]) -> EnvFactory:
     payload = _dumps(name, build)
     trial = _trial(name, build)
     try:
-        Field.of(trial.action_space)  # raises, if no row can hold an action
+        for kind in ("observation_space", "action_space"):
+            _require_space(name, trial, kind)
+        with _about(f"the action space of {name}"):
+            Field.of(trial.action_space)  # raises, if no row can hold an action
         left_out = _left_out(trial.observation_space)
         env = NumericObservation(trial) if left_out else trial
-        Field.of(env.observation_space)
+        with _about(f"the observation space of {name}"):
+            Field.of(env.observation_space)
         masked = _gives_mask(name, env)
         space = ActionMask(env).observation_space if masked else env.observation_space
         return EnvFactory(name, payload, space, env.action_space, _has_time_limit(trial), left_out, masked)
@@ -141,6 +146,26 @@ def _trial(name: str, build: Callable[[], AnyEnv]) -> AnyEnv:
     if not isinstance(trial, gym.Env):
         raise EnvError(f"{name} returned {type(trial).__name__}, not a gymnasium.Env")
     return trial
+
+
+def _require_space(name: str, trial: AnyEnv, kind: str) -> None:
+    try:
+        space = getattr(trial, kind)
+    except AttributeError:
+        raise EnvError(f"{name} has no {kind}; its constructor has to set one") from None
+    except USER_ERRORS as error:  # a property of the user's
+        raise _raised(f"the {kind} of {name}", error) from error
+    if not isinstance(space, gym.Space):
+        raise EnvError(f"the {kind} of {name} is of type {type(space).__name__}, not a gymnasium.Space")
+
+
+@contextlib.contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Say of an EnvError what it is about."""
+    try:
+        yield
+    except EnvError as error:
+        raise EnvError(f"{what}: {error}") from error
 
 
 def _raised(who: str, error: BaseException) -> EnvError:

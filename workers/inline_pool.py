@@ -13,7 +13,7 @@ import numpy.typing as npt
 from workers.block import EnvBlock
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
-from workers.protocol import SEED_DTYPE, Seeds, StepBatch, read_batch
+from workers.protocol import POOL_CLOSED, SEED_DTYPE, Seeds, StepBatch, read_batch
 from workers.slab import Array, SlabLayout
 
 
@@ -46,6 +46,7 @@ class InlinePool:
         self.num_envs = num_envs
         self._slab = SlabLayout(factory.observation_space, factory.action_space, num_envs).attach()
         self._commands: deque[_Command] = deque()
+        self._closed = False
         try:
             self._block = EnvBlock(factory, 0, self._slab)
         except EnvFailure as error:
@@ -53,11 +54,13 @@ class InlinePool:
 
     def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
+        self._require_open()
         rows, listed = env_ids.tolist(), np.asarray(seeds, SEED_DTYPE).tolist()
         self._commands.append(_Command("reset", env_ids, lambda: self._block.reset(rows, listed)))
 
     def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
+        self._require_open()
         self._slab.action[env_ids] = actions
         rows = env_ids.tolist()
         seeds = None if next_seeds is None else np.asarray(next_seeds, SEED_DTYPE).tolist()
@@ -75,6 +78,10 @@ class InlinePool:
             raise self._failure(command.name, error) from error
         return read_batch(self._slab, command.env_ids, command.restarts)
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(POOL_CLOSED)
+
     def _failure(self, command: str, error: EnvFailure) -> WorkerEnvFailed:
         return WorkerEnvFailed(
             f"failed: {error}",
@@ -86,6 +93,7 @@ class InlinePool:
 
     def close(self) -> None:
         """See `EnvPool.close`."""
+        self._closed = True
         self._commands.clear()
         self._block.close()
 

@@ -22,6 +22,7 @@ from workers.envs import EnvFactory
 from workers.errors import ProtocolError
 from workers.link import WorkerLink
 from workers.protocol import (
+    POOL_CLOSED,
     ROW_DTYPE,
     SEED_DTYPE,
     Kind,
@@ -165,6 +166,8 @@ class ProcessPool:
         self, kind: Kind, env_ids: npt.NDArray[np.int64], arguments: Callable[[slice], bytes]
     ) -> None:
         """Give each worker its share: the rows, and the arguments of that slice of the batch."""
+        if not self._links:
+            raise RuntimeError(POOL_CLOSED)
         shares = self._everyone if len(env_ids) == self.num_envs else self._split(env_ids)
         for share in shares:
             share.link.command(kind, share.rows + arguments(share.part), self.step_timeout)

@@ -20,6 +20,7 @@ from workers.slab import Array, Slab
 
 HEADER = struct.Struct("<BIII")
 MAX_PAYLOAD = 1 << 30
+POOL_CLOSED = "the pool is closed; a loop of one's own closes it, too, when an env or a worker has failed"
 ROW_DTYPE = np.dtype(np.int32)
 SEED_DTYPE = np.dtype(np.int64)
 ROW_BYTES, SEED_BYTES = ROW_DTYPE.itemsize, SEED_DTYPE.itemsize
@@ -110,7 +111,11 @@ class EnvPool(Protocol):
     num_workers: int
 
     def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
-        """Start a new episode in each env, with `reset(seed=...)`."""
+        """Start a new episode in each env, with `reset(seed=...)`.
+
+        Raises:
+            RuntimeError: the pool is closed; so does `send`.
+        """
 
     def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
         """Take one step in each env. `actions` is [G, *A] and valid for the action space.

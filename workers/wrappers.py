@@ -67,7 +67,7 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the env, with the mask in the observation."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if (terminated or truncated) and MASK_KEY not in info:  # nobody acts on it
+        if (terminated or truncated) and info.get(MASK_KEY) is None:  # nobody acts on it
             info = {**info, MASK_KEY: np.ones(self._length, np.int8)}
         return self._with_mask(obs, info), reward, terminated, truncated, info
 
@@ -110,10 +110,15 @@ def mask_of(info: Mapping[str, Any], length: int) -> npt.NDArray[np.int8]:
     """
     if MASK_KEY not in info:
         raise ValueError(f"info has no {MASK_KEY!r}, though the one of the first reset had")
-    mask = np.asarray(info[MASK_KEY])
+    try:
+        mask = np.asarray(info[MASK_KEY])
+    except ValueError as error:  # parts of different lengths
+        raise ValueError(f"info[{MASK_KEY!r}] is not one flat array of {length} elements: {error}") from error
     if mask.dtype.kind not in "biu" or mask.size != length:
         found = f"{mask.dtype} of shape {mask.shape}"
-        raise ValueError(f"info[{MASK_KEY!r}] is {found}, not {length} integers or bools")
+        raise ValueError(
+            f"info[{MASK_KEY!r}] is {found}, not {length} integers or bools, the parts one after the other"
+        )
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"info[{MASK_KEY!r}] holds other numbers than 0 and 1: {mask.ravel()}")
     return mask.astype(np.int8).reshape(length)

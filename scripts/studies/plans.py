@@ -207,9 +207,10 @@ STUDIES: tuple[Study, ...] = (
 
 
 def find(name: str) -> Study:
-    """The study of an env, by its id or slug.
+    """The study of an env, by its id, with or without module, or its slug.
 
     Raises:
         KeyError: there is none.
     """
-    return {study.env_id: study for study in STUDIES}.get(name) or {s.slug: s for s in STUDIES}[name]
+    names = {own: s for s in STUDIES for own in (s.env_id, s.env_id.rpartition(":")[2], s.slug)}
+    return names[name]
