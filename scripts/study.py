@@ -2,6 +2,7 @@
 
     python scripts/study.py list
     python scripts/study.py run --envs CartPole-v1 Acrobot-v1 --algos prl sb3 --seeds 0 1 2 --jobs 2
+    python scripts/study.py speed
     python scripts/study.py report
 
 Every unit (env, variant, seed) is a process of its own and leaves one JSON and one CSV file below
@@ -23,10 +24,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from studies import speed
 from studies.plans import SB3, STUDIES, Study, Unit, find
 from studies.results import curve_file, result_file
-from studies.units import ROOT, UnitError, run_unit
+from studies.units import EPISODES, ROOT, UnitError, run_unit
 
 from prl.stopping import Stopped, stop_on_signals
 
@@ -34,6 +37,7 @@ _FOLDER = ROOT / "docs" / "results"
 _POLL = 0.1  # seconds between looks at running units
 _PATIENCE = 20.0  # seconds that a stopped unit has to tidy up
 _TAIL = 15  # lines of a failed unit's output
+_TIMED = ("CartPole-v1", "Pendulum-v1", "LunarLander-v3", "HalfCheetah-v5")  # beside the peer
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _BAD_INPUT, _FAILED = 2, 1
 
@@ -239,7 +243,40 @@ def command_one(args: argparse.Namespace) -> int:
         need("stable_baselines3", "stable-baselines3")
     unit = Unit(study, args.algo, args.seed, args.budget or study.budget)
     with stop_on_signals():
-        run_unit(unit, args.folder, jobs=args.jobs, num_workers=args.num_workers)
+        run_unit(unit, args.folder, jobs=args.jobs, num_workers=args.num_workers, episodes=args.episodes)
+    return 0
+
+
+def command_speed(args: argparse.Namespace) -> int:
+    """`study.py speed`."""
+    need("stable_baselines3", "stable-baselines3")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    names = _TIMED if args.envs is None else args.envs
+    studies = [known(name) for name in names]
+    alone = [study.slug for study in studies if SB3 not in study.variants]
+    if alone:
+        raise StudyError(f"the peer has no settings for {', '.join(alone)}")
+    with stop_on_signals(), tempfile.TemporaryDirectory(prefix="study-") as scratch:
+
+        def train(unit: Unit, num_workers: int) -> dict[str, Any]:
+            command = unit_command(unit, Path(scratch), 1, num_workers)
+            done = subprocess.run(
+                [*command, "--episodes", "1"],
+                cwd=scratch,
+                env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise UnitError(f"{unit.name} failed: {done.stderr.strip()[-500:]}")
+            result: dict[str, Any] = json.loads(result_file(Path(scratch), unit).read_text(encoding="utf-8"))
+            return result
+
+        found = speed.measure(
+            studies, args.budget_scale, args.rounds, train, lambda line: print(line, flush=True)
+        )
+    print(f"wrote {speed.write(args.folder, found)}; study.py report shows it")
     return 0
 
 
@@ -302,7 +339,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--env", required=True)
     one.add_argument("--algo", required=True)
     one.add_argument("--seed", type=not_negative, required=True)
+    one.add_argument("--episodes", type=positive, default=EPISODES, help="of the evaluation")
     one.add_argument("--budget", type=positive, help="env steps; by default the study's")
+    timing = commands.add_parser("speed", help="time training beside the peer's, one run at a time, in turns")
+    timing.add_argument("--envs", nargs="+", help=f"ids; {', '.join(_TIMED)} by default")
+    timing.add_argument("--rounds", type=positive, default=3, help="runs of each")
+    timing.add_argument("--budget-scale", type=positive_number, default=0.1, help="of the budgets")
     listing = commands.add_parser("list", help="show the studies and how many seeds are done")
     report = commands.add_parser("report", help="write the page and the pictures")
     for command in (run, one):
@@ -313,10 +355,11 @@ def parser() -> argparse.ArgumentParser:
             default=0,
             help="worker processes of each prl run; 0 steps inline",
         )
-    for command in (run, one, listing, report):
+    for command in (run, one, timing, listing, report):
         command.add_argument("--folder", type=Path, default=_FOLDER, help="of the results")
     run.set_defaults(command=command_run)
     one.set_defaults(command=command_one)
+    timing.set_defaults(command=command_speed)
     listing.set_defaults(command=command_list)
     report.set_defaults(command=command_report)
     return top

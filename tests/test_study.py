@@ -16,7 +16,7 @@ import prl.evaluate
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import study
-from studies import report, units
+from studies import report, speed, units
 from studies.plans import SB3_SETTINGS, STUDIES, Study, Unit, find
 from studies.results import curve_file, read_results, result_file, thinned, write_result
 from studies.statistics import bootstrap_interval, interquartile_mean
@@ -324,6 +324,40 @@ def test_targets_in_words():
     assert report.target_text(CHAIN, "prl-rnd") == "above 0.9 on at least 8 of 10 seeds"
     assert report.target_text(find("Acrobot-v1"), "sb3") == "-78"
     assert report.target_text(find("Pong-v5"), "prl") == "none"
+
+
+def test_contestants_train_in_turns_and_medians_are_compared(tmp_path):
+    asked = []
+    seconds = iter([2.0, 1.0, 4.0, 8.0, 4.0, 16.0, 3.0, 1.0, 5.0])
+
+    def train(unit, num_workers):
+        asked.append((unit.study.slug, unit.variant, num_workers, unit.seed, unit.budget))
+        # Twice the budget was played, so half of the seconds count.
+        return {"train_wall_seconds": 2 * next(seconds), "timesteps": 20_000, "versions": {"sb3": "2.9.2"}}
+
+    lines = []
+    found = speed.measure([CART], 0.1, 3, train, lines.append)
+    turns = [("prl", 0), ("prl", 2), ("sb3", 0)]
+    assert asked == [
+        ("CartPole-v1", variant, workers, seed, 10_000) for seed in range(3) for variant, workers in turns
+    ]
+    assert lines[1] == "round 0: CartPole-v1, prl, 2 workers: 1.0 s"
+    speed.write(tmp_path, found)
+    assert speed.read(tmp_path) == found
+    assert speed.rows(found) == [["CartPole-v1", "10,000", "3.0", "1.0", "5.0", "1.67", "5.00"]]
+    page = report.report_text([CART], {CART.env_id: {"prl": [result()]}}, "results", times=found)
+    assert "| CartPole-v1 | 10,000 | 3.0 | 1.0 | 5.0 | 1.67 | 5.00 |" in page
+
+
+def test_nothing_was_timed(tmp_path):
+    assert speed.read(tmp_path) is None
+    assert "speed" not in report.report_text([CART], {CART.env_id: {"prl": [result()]}}, "results")
+
+
+def test_only_what_the_peer_plays_is_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "need", lambda module, package: None)
+    assert study.main(["speed", "--envs", "Chain-v0", "--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "study.py: the peer has no settings for Chain-v0\n"
 
 
 def test_without_a_target_there_is_no_verdict():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from studies import speed
 from studies.plans import SB3, STUDIES, Study
 from studies.results import CURVE_HEADER, read_results
 from studies.statistics import bootstrap_interval, interquartile_mean
@@ -33,6 +34,12 @@ the scores, without the lowest and the highest quarter of the seeds (each rounde
 bootstrap of the IQM over seeds, 10,000 resamples. Seconds: median wall-clock time of one training run, on one
 thread unless its command says otherwise, while other runs used other cores ("runs at a time")."""
 
+_SPEED_LEGEND = """`python scripts/study.py speed`: seconds of training for so many steps with the settings of
+the tables (medians of the rounds in `speed.json`), one run at a time and in turns, every process on one
+thread. Stable-Baselines3 steps its envs in the learner's process, as `prl` does; "2 workers" are two
+processes beside the learner. Ratios are those of the medians: above 1, prl is faster. The settings of the two
+differ, so this is how long the same number of steps takes, not how long the same update takes."""
+
 
 def write_report(folder: Path) -> Path:
     """Write the page beside the folder of the results, and the pictures into it.
@@ -46,7 +53,8 @@ def write_report(folder: Path) -> Path:
     pictures = {study.slug for study in studies if draw(study, found[study.env_id], folder)}
     old = page.read_text(encoding="utf-8") if page.is_file() else _INTRO
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(between_marks(old, report_text(studies, found, folder.name, pictures)), encoding="utf-8")
+    text = report_text(studies, found, folder.name, pictures, speed.read(folder))
+    page.write_text(between_marks(old, text), encoding="utf-8")
     return page
 
 
@@ -65,7 +73,11 @@ def between_marks(page: str, text: str) -> str:
 
 
 def report_text(
-    studies: Sequence[Study], found: Mapping[str, Results], folder: str, pictures: set[str] | None = None
+    studies: Sequence[Study],
+    found: Mapping[str, Results],
+    folder: str,
+    pictures: set[str] | None = None,
+    times: Mapping[str, Any] | None = None,
 ) -> str:
     """The page's generated part.
 
@@ -74,6 +86,7 @@ def report_text(
         found: results by env and variant.
         folder: of the pictures, as seen from the page.
         pictures: slugs of the envs that have one.
+        times: what `speed.measure` has found.
     """
     rows = [
         summary_row(study, variant, results)
@@ -82,6 +95,8 @@ def report_text(
     ]
     header = ("env", "budget", "target", "variant", "seeds", "IQM", "95 % interval", "seconds", "reached")
     parts = [_LEGEND, table(header, rows)]
+    if times is not None:
+        parts += ["## Seconds beside the peer's", _SPEED_LEGEND, table(speed.HEADER, speed.rows(times))]
     for study in studies:
         parts.append(f"## {study.slug}")
         if study.slug in (pictures or ()):

@@ -56,18 +56,18 @@ class Outcome:
     command: str
 
 
-def run_unit(unit: Unit, folder: Path, *, jobs: int, num_workers: int) -> None:
-    """Carry out a unit and write its result.
+def run_unit(unit: Unit, folder: Path, *, jobs: int, num_workers: int, episodes: int = EPISODES) -> None:
+    """Carry out a unit, with so many episodes of evaluation, and write its result.
 
     Raises:
         UnitError: training failed.
     """
     code = versions()  # of what is about to run, not of what lies there hours later
-    outcome = run_peer(unit) if unit.variant == SB3 else run_prl(unit, num_workers)
+    outcome = run_peer(unit, episodes) if unit.variant == SB3 else run_prl(unit, num_workers, episodes)
     write_result(folder, unit, describe(unit, outcome, jobs, code), outcome.curve)
 
 
-def run_prl(unit: Unit, num_workers: int) -> Outcome:
+def run_prl(unit: Unit, num_workers: int, episodes: int) -> Outcome:
     """Train with `scripts/train.py`, as a user would."""
     flags = training_flags(unit, num_workers)
     with tempfile.TemporaryDirectory(prefix="study-") as parent:
@@ -75,7 +75,7 @@ def run_prl(unit: Unit, num_workers: int) -> Outcome:
         train(flags, run)
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         start = time.perf_counter()
-        returns = evaluate(run)
+        returns = evaluate(run, episodes)
         return Outcome(
             timesteps=summary["timesteps"],
             returns=returns,
@@ -114,15 +114,15 @@ def train(flags: list[str], run: Path) -> None:
         raise UnitError(f"train.py ended with exit code {code}")
 
 
-def evaluate(run: Path) -> list[float]:
+def evaluate(run: Path, episodes: int) -> list[float]:
     """The returns of the final policy, acting deterministically."""
     import torch
 
     from prl import evaluate as evaluation
 
     torch.set_num_threads(1)
-    episodes = evaluation.evaluate_run(run, episodes=EPISODES, seed=EVAL_SEED)
-    return [episode.episode_return for episode in episodes]
+    played = evaluation.evaluate_run(run, episodes=episodes, seed=EVAL_SEED)
+    return [episode.episode_return for episode in played]
 
 
 def read_progress(path: Path) -> Curve:
@@ -135,11 +135,11 @@ def read_progress(path: Path) -> Curve:
     return [row for row in rows if math.isfinite(row[1])]
 
 
-def run_peer(unit: Unit) -> Outcome:
+def run_peer(unit: Unit, episodes: int) -> Outcome:
     """Train and evaluate Stable-Baselines3 on the same budget and the same episodes."""
     from prl.evaluate import episode_seed  # late, as it imports torch
 
-    seeds = [episode_seed(EVAL_SEED, 0, number) for number in range(EPISODES)]
+    seeds = [episode_seed(EVAL_SEED, 0, number) for number in range(episodes)]
     found = train_and_play(unit.study.env_id, unit.budget, unit.seed, seeds)
     flags = ["--env", unit.study.slug, "--algo", SB3, "--seed", str(unit.seed), "--budget", str(unit.budget)]
     return Outcome(**found, command=shlex.join(["python", "scripts/study.py", "one", *flags]))
