@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 import prl.evaluate
+from prl.arguments import parse
+from prl.config import TrainConfig, to_yaml
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 
@@ -347,6 +351,28 @@ def test_contestants_train_in_turns_and_medians_are_compared(tmp_path):
     assert speed.rows(found) == [["CartPole-v1", "10,000", "3.0", "1.0", "5.0", "1.67", "5.00"]]
     page = report.report_text([CART], {CART.env_id: {"prl": [result()]}}, "results", times=found)
     assert "| CartPole-v1 | 10,000 | 3.0 | 1.0 | 5.0 | 1.67 | 5.00 |" in page
+
+
+def published():
+    """Env, variant and results of all that docs/results holds of prl."""
+    for entry in STUDIES:
+        for variant in entry.prl:
+            results = read_results(study._FOLDER, entry, variant)
+            if results:
+                yield pytest.param(results, id=f"{entry.slug}-{variant}")
+
+
+@pytest.mark.parametrize("results", list(published()))
+def test_published_results_are_of_the_settings_that_their_command_gives_today(results):
+    """Whoever changes a preset makes its results anew, or removes them."""
+    flags = shlex.split(results[0]["command"])[2:]
+    today = yaml.safe_load(to_yaml(parse(TrainConfig, flags, prog="train.py")))
+    for result in results:
+        assert {**result["settings"], "seed": 0} == {**today, "seed": 0}
+        assert len(result["evaluation"]["returns"]) == 100
+        assert result["evaluation"]["mean"] == pytest.approx(
+            np.mean(result["evaluation"]["returns"]), abs=1e-3
+        )
 
 
 def test_nothing_was_timed(tmp_path):
