@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -118,17 +120,20 @@ class Guarded:
 
     Args:
         sink: what to guard.
+        hold: makes the context in which it writes and closes, e.g. `Signals.held`.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, hold: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._sink: Sink | None = sink
+        self._hold = hold
 
     def write(self, report: Report) -> None:
         """See `Sink`."""
         if self._sink is None:
             return
         try:
-            self._sink.write(report)
+            with self._hold():
+                self._sink.write(report)
         except OSError as error:
             warnings.warn(f"{type(self._sink).__name__} failed and is left out: {error}", stacklevel=2)
             self._sink = None
@@ -137,6 +142,7 @@ class Guarded:
         """See `Sink`."""
         if self._sink is not None:
             try:
-                self._sink.close()
+                with self._hold():
+                    self._sink.close()
             except OSError as error:
                 warnings.warn(f"{type(self._sink).__name__} failed to close: {error}", stacklevel=2)

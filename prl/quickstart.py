@@ -276,7 +276,7 @@ class AsyncPPO:
             WorkerError: a worker died, hung or reported a failed env.
         """
         folder = None if self.run_folder is None else RunFolder(self.run_folder)
-        with reproducible(self.ppo.torch_threads, self.ppo.policy.device), stop_on_signals():
+        with reproducible(self.ppo.torch_threads, self.ppo.policy.device), stop_on_signals() as signals:
             with make_pool(
                 self._factory, self.num_envs, self.num_workers, self.transport, self.step_timeout
             ) as pool:
@@ -287,7 +287,7 @@ class AsyncPPO:
                     total_timesteps=self.steps,
                     seed=self.seed,
                 )
-                return record(trainer, self.steps, folder, self._factory.name)
+                return record(trainer, self.steps, folder, self._factory.name, signals=signals)
 
 
 def _is_sizes(value: Any) -> bool:

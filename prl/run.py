@@ -24,7 +24,7 @@ from prl.config import TrainConfig, to_yaml
 from prl.evaluation import NO_EVALUATION, BestSink, PeriodicEvaluation
 from prl.metrics import CsvSink, Guarded, ProgressBar, Sink, TensorBoardSink
 from prl.run_folder import RunFolder, default_run_folder
-from prl.stopping import Stopped, stop_on_signals
+from prl.stopping import Signals, Stopped, stop_on_signals
 from prl.trainer import Report, Trainer
 from prl.weights import weights_sha256
 from workers.envs import EnvFactory
@@ -65,7 +65,7 @@ def train(
         say(f"left out, since it holds no numbers: {', '.join(factory.left_out)}")
     with (
         reproducible(config.torch_threads, device),
-        stop_on_signals(),
+        stop_on_signals() as signals,
         contextlib.ExitStack() as unless_it_begins,
         contextlib.ExitStack() as stack,
     ):
@@ -88,7 +88,7 @@ def train(
             own = stack.enter_context(_pool(factory, config, min(config.num_envs, config.eval_episodes)))
             evaluation = _evaluation(policy, own, config)
         unless_it_begins.pop_all()  # from here on the folder tells how the run ended
-        return record(trainer, config.total_timesteps, folder, config.env_id, evaluation)
+        return record(trainer, config.total_timesteps, folder, config.env_id, evaluation, signals)
 
 
 def _evaluation(policy: ActorCritic, pool: EnvPool, config: TrainConfig) -> PeriodicEvaluation:
@@ -119,6 +119,7 @@ def record(
     folder: RunFolder | None,
     name: str,
     evaluation: PeriodicEvaluation | None = None,
+    signals: Signals | None = None,
 ) -> dict[str, Any]:
     """Drive a trainer to its total, showing progress and writing the folder.
 
@@ -130,13 +131,15 @@ def record(
         folder: where to write; None writes nothing.
         name: of the env, for the summary.
         evaluation: of the trainer's policy; gets its reports, and its failure is the run's.
+        signals: what may end the run; they wait while something is written.
 
     Returns:
         The summary.
     """
+    signals = signals or Signals()
     start = time.perf_counter()
     policy = trainer.learner.policy
-    sinks = _sinks(total_timesteps, folder, policy, evaluation)
+    sinks = _sinks(total_timesteps, folder, policy, evaluation, signals)
     last: Report | None = None
     weights = _snapshot(policy)
     status = "failed"
@@ -152,16 +155,17 @@ def record(
         status = "stopped"
         raise
     finally:
-        policy.load_state_dict(weights)  # an update may have been cut short
-        for sink in sinks:
-            sink.close()
-        seconds = time.perf_counter() - start
-        if folder is not None:
-            folder.save_weights(policy)  # before all else: they are what the run was for
-        summary = _summary(trainer, last, status, name, seconds)
-        summary |= evaluation.summary() if evaluation else NO_EVALUATION
-        if folder is not None:
-            folder.write_summary(summary)
+        with signals.held():
+            seconds = time.perf_counter() - start
+            policy.load_state_dict(weights)  # an update may have been cut short
+            if folder is not None:
+                folder.save_weights(policy)  # before all else: they are what the run was for
+            for sink in sinks:
+                sink.close()
+            summary = _summary(trainer, last, status, name, seconds)
+            summary |= evaluation.summary() if evaluation else NO_EVALUATION
+            if folder is not None:
+                folder.write_summary(summary)
     return summary
 
 
@@ -174,17 +178,21 @@ def _sinks(
     folder: RunFolder | None,
     policy: ActorCritic,
     evaluation: PeriodicEvaluation | None,
+    signals: Signals,
 ) -> list[Sink]:
-    sinks: list[Sink] = [Guarded(ProgressBar(total_timesteps))]
+    def guarded(sink: Sink) -> Sink:
+        return Guarded(sink, signals.held)
+
+    sinks: list[Sink] = [guarded(ProgressBar(total_timesteps))]
     if folder is not None:
         # One writer for both: TensorBoard reads only the newest file of a folder.
         board: list[Sink] = []
         if TensorBoardSink.available():
-            board.append(Guarded(TensorBoardSink(folder.path / "tensorboard")))
-        sinks += [Guarded(CsvSink(folder.path / "progress.csv")), *board]
+            board.append(guarded(TensorBoardSink(folder.path / "tensorboard")))
+        sinks += [guarded(CsvSink(folder.path / "progress.csv")), *board]
         if evaluation is not None:
-            evaluation.sinks += [Guarded(CsvSink(folder.path / "evaluations.csv")), *board]
-            evaluation.best_sinks.append(Guarded(BestSink(folder, policy)))
+            evaluation.sinks += [guarded(CsvSink(folder.path / "evaluations.csv")), *board]
+            evaluation.best_sinks.append(guarded(BestSink(folder, policy)))
     if evaluation is not None:
         sinks.append(evaluation)
     return sinks

@@ -31,28 +31,63 @@ class Interrupted(Stopped, KeyboardInterrupt):
     """Ctrl-C: a `KeyboardInterrupt` for whoever waits for one."""
 
 
+class Signals:
+    """What has arrived, and whether it has to wait."""
+
+    def __init__(self) -> None:
+        self._arrived: int | None = None
+        self._raised = False
+        self._holding = 0
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """A handler for `signal.signal`.
+
+        Raises:
+            Stopped: this is the first signal, and nothing holds it back.
+        """
+        if self._arrived is not None:
+            os._exit(128 + signum)  # the kernel takes the workers along (PR_SET_PDEATHSIG)
+        self._arrived = signum
+        self._raise_if_due()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the first signal wait until the end of the block.
+
+        For code that must not be left halfway: an exception out of nowhere can leave a queue of TensorBoard's
+        with a lock or a count that is wrong for ever, and a file with half a row. The second signal does not
+        wait.
+
+        Raises:
+            Stopped: at the end, if a signal has arrived.
+        """
+        self._holding += 1
+        try:
+            yield
+        finally:
+            self._holding -= 1
+            self._raise_if_due()
+
+    def _raise_if_due(self) -> None:
+        if self._arrived is None or self._raised or self._holding:
+            return
+        self._raised = True
+        raise (Interrupted if self._arrived == signal.SIGINT else Stopped)(self._arrived)
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[Signals]:
     """Raise `Stopped` in the main thread at the first SIGINT or SIGTERM; exit at the second.
 
     In another thread than the main one, where Python does not allow handlers, this does nothing.
     """
+    signals = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
-
-    stopping = False
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:
-            os._exit(128 + signum)  # the kernel takes the workers along (PR_SET_PDEATHSIG)
-        stopping = True
-        raise (Interrupted if signum == signal.SIGINT else Stopped)(signum)
-
-    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: signal.signal(signum, signals.handle) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
