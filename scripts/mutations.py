@@ -384,4 +384,11 @@ MUTATIONS = (
         "rows = inputs",
         ("test_policy.py",),
     ),
+    Mutation(
+        "a signal interrupts what is being written",
+        "prl/metrics.py",
+        "            with self._hold():\n                self._sink.write(report)",
+        "            self._sink.write(report)",
+        ("test_stopping.py",),
+    ),
 )
