@@ -137,7 +137,7 @@ class ImageEncoder(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         # One copy that does everything: images are large, and fresh memory for them is what takes the time.
-        images = self._to_channels(inputs).to(torch.float32, memory_format=torch.channels_last)
+        images = self._to_channels(inputs).to(torch.float32, copy=True, memory_format=torch.channels_last)
         features: Tensor = self.cnn(images.div_(self._scale))
         return features
 
