@@ -273,9 +273,7 @@ def command_speed(args: argparse.Namespace) -> int:
             result: dict[str, Any] = json.loads(result_file(Path(scratch), unit).read_text(encoding="utf-8"))
             return result
 
-        found = speed.measure(
-            studies, args.budget_scale, args.rounds, train, lambda line: print(line, flush=True)
-        )
+        found = speed.measure(studies, args.steps, args.rounds, train, lambda line: print(line, flush=True))
     print(f"wrote {speed.write(args.folder, found)}; study.py report shows it")
     return 0
 
@@ -344,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
     timing = commands.add_parser("speed", help="time training beside the peer's, one run at a time, in turns")
     timing.add_argument("--envs", nargs="+", help=f"ids; {', '.join(_TIMED)} by default")
     timing.add_argument("--rounds", type=positive, default=3, help="runs of each")
-    timing.add_argument("--budget-scale", type=positive_number, default=0.1, help="of the budgets")
+    timing.add_argument("--steps", type=positive, default=20_000, help="of each run")
     listing = commands.add_parser("list", help="show the studies and how many seeds are done")
     report = commands.add_parser("report", help="write the page and the pictures")
     for command in (run, one):

@@ -340,7 +340,7 @@ def test_contestants_train_in_turns_and_medians_are_compared(tmp_path):
         return {"train_wall_seconds": 2 * next(seconds), "timesteps": 20_000, "versions": {"sb3": "2.9.2"}}
 
     lines = []
-    found = speed.measure([CART], 0.1, 3, train, lines.append)
+    found = speed.measure([CART], 10_000, 3, train, lines.append)
     turns = [("prl", 0), ("prl", 2), ("sb3", 0)]
     assert asked == [
         ("CartPole-v1", variant, workers, seed, 10_000) for seed in range(3) for variant, workers in turns

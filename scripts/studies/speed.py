@@ -34,13 +34,13 @@ Timed = Callable[[Unit, int], dict[str, Any]]
 
 
 def measure(
-    studies: Sequence[Study], scale: float, rounds: int, train: Timed, say: Callable[[str], None]
+    studies: Sequence[Study], steps: int, rounds: int, train: Timed, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Train every contestant on every env, round after round.
 
     Args:
         studies: of envs that the peer plays, too.
-        scale: of the budgets.
+        steps: of each run.
         rounds: every one with a seed of its own.
         train: one run.
         say: gets a line per run.
@@ -51,12 +51,11 @@ def measure(
     found: dict[str, Any] = {"envs": {}, "versions": {}, "cpus": os.cpu_count()}
     for seed in range(rounds):
         for study in studies:
-            budget = max(1, round(study.budget * scale))
-            entry = found["envs"].setdefault(study.slug, {"budget": budget, "seconds": {}})
+            entry = found["envs"].setdefault(study.slug, {"steps": steps, "seconds": {}})
             for contestant in CONTESTANTS:
-                result = train(Unit(study, contestant.variant, seed, budget), contestant.num_workers)
-                # Updates are not cut short, so nobody plays the budget exactly.
-                seconds = result["train_wall_seconds"] * budget / result["timesteps"]
+                result = train(Unit(study, contestant.variant, seed, steps), contestant.num_workers)
+                # Updates are not cut short, so nobody plays so many steps exactly.
+                seconds = result["train_wall_seconds"] * steps / result["timesteps"]
                 entry["seconds"].setdefault(contestant.name, []).append(round(seconds, 3))
                 found["versions"] = result["versions"]
                 say(f"round {seed}: {study.slug}, {contestant.name}: {seconds:.1f} s")
@@ -76,7 +75,7 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
     for env, entry in found["envs"].items():
         prl, workers, sb3 = (statistics.median(entry["seconds"][each.name]) for each in CONTESTANTS)
         seconds = [f"{value:.1f}" for value in (prl, workers, sb3)]
-        lines.append([env, f"{entry['budget']:,}", *seconds, f"{sb3 / prl:.2f}", f"{sb3 / workers:.2f}"])
+        lines.append([env, f"{entry['steps']:,}", *seconds, f"{sb3 / prl:.2f}", f"{sb3 / workers:.2f}"])
     return lines
 
 
