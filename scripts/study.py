@@ -280,9 +280,9 @@ def command_speed(args: argparse.Namespace) -> int:
 
 def command_report(args: argparse.Namespace) -> int:
     """`study.py report`."""
-    need("matplotlib", "matplotlib")
     if not args.folder.is_dir():
         raise StudyError(f"{args.folder} is no folder of results")
+    need("matplotlib", "matplotlib")
     from studies.report import write_report
 
     print(f"wrote {write_report(args.folder)}")
