@@ -187,8 +187,23 @@ def _sync_vector_env(task: Task) -> Iterator[Steps]:
 @contextmanager
 def _async_vector_env(task: Task) -> Iterator[Steps]:
     env = AsyncVectorEnv(task.builders, context=_start_method())
-    with closing(env):
+    try:
         yield gymnasium_steps(env, task.actions)
+    finally:
+        _end(env)
+
+
+def _end(env: Any) -> None:
+    """Close an AsyncVectorEnv, in whatever state a failed env has left it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it complains of a step that was never answered
+        try:
+            env.close(terminate=True)
+        except Exception:  # it asks for that answer first, and fails as the step did
+            for process in env.processes:
+                process.kill()
+                process.join()
+            env.closed = True  # or its destructor would try again
 
 
 @contextmanager

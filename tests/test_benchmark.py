@@ -1,6 +1,7 @@
 """The benchmark counts env steps honestly and reports consistent numbers. Nothing here is about speed."""
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import prl.benchmark
 from learner.settings import ConfigError
 from prl.benchmark import (
     CONTENDERS,
@@ -258,3 +260,30 @@ def test_a_path_that_cannot_be_written_is_found_out_first(tmp_path):
 def test_loops_on_every_core_are_ended_with_their_turn(tmp_path, leaves_nothing):
     with start("loops", config_for(tmp_path)) as steps:
         assert sum(next(steps) for _ in range(20)) > 0
+
+
+class Unanswered:
+    """An AsyncVectorEnv whose step was never answered: closing it warns, and then fails as the step did."""
+
+    def __init__(self, fails):
+        self.fails = fails
+        self.closed = False
+        self.processes = [multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))]
+        self.processes[0].start()
+
+    def close(self, terminate):
+        warnings.warn("Calling `close` while waiting for a pending call", stacklevel=1)
+        if self.fails:
+            raise EOFError
+        self.processes[0].terminate()
+        self.processes[0].join()
+        self.closed = True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_async_vector_env_is_ended_in_whatever_state_it_is(fails, leaves_nothing):
+    env = Unanswered(fails)
+    prl.benchmark._end(env)
+    assert env.closed
+    assert not env.processes[0].is_alive()
+    env.processes[0].close()
