@@ -50,8 +50,8 @@ def mlp(
 class NatureCNN(nn.Module):
     """Three convolutions and a linear layer (Mnih et al. 2015, "Human-level control ...", methods).
 
-    Images and filters lie in memory with the channels last, which makes training about twice as fast on a CPU
-    and changes neither shapes nor results beyond rounding.
+    Images and filters lie in memory with the channels last, which is faster on a CPU and changes neither
+    shapes nor results beyond rounding.
 
     Args:
         channels, height, width: of the images; height and width are at least `MIN_SIZE`.

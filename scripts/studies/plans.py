@@ -195,7 +195,7 @@ STUDIES: tuple[Study, ...] = (
     Study("Hopper-v5", 1_000_000, 2600.0, 5),
     Study("Walker2d-v5", 1_000_000, 3600.0, 5),
     Study("minigrid:MiniGrid-DoorKey-5x5-v0", 300_000, 0.95, 5),
-    Study("ale_py:ALE/Pong-v5", 500_000, None, 1),  # what two cores come to in about an hour
+    Study("ale_py:ALE/Pong-v5", 500_000, None, 1),  # about half an hour of a core of its own
     Study(
         "prl.chain:prl/Chain-v0",
         200_000,
