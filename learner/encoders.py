@@ -28,13 +28,13 @@ class Encoder(nn.Module):
 
     Attributes:
         features: F.
-        has_weights: whether `forward` does anything; actor and critic then share what it learns.
-        is_image: whether the features are those of a whole image, and need no hidden layers behind them.
+        is_trainable: whether `forward` does anything; actor and critic then share what it learns.
+        needs_hidden_layers: whether actor and critic put hidden layers behind the features; false for images.
     """
 
     features: int
-    has_weights = False
-    is_image = False
+    is_trainable = False
+    needs_hidden_layers = True
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """What has no weights: [S, ...] for rows [S, ...]."""
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         """Features f32[S, F] of preprocessed rows."""
         return inputs
 
-    def observe(self, rows: Tensor) -> None:
+    def update_statistics(self, rows: Tensor) -> None:
         """Count rows [S, ...] in the running statistics, if there are any."""
 
 
@@ -88,7 +88,7 @@ class VectorEncoder(Encoder):
             return ((flat.double() - self.low) / self.width).float()
         return flat.float()
 
-    def observe(self, rows: Tensor) -> None:
+    def update_statistics(self, rows: Tensor) -> None:
         if self.normalizer is not None:
             self.normalizer.update(rows.reshape(len(rows), self.features))
 
@@ -124,8 +124,8 @@ class ImageEncoder(Encoder):
         generator: draws the weights.
     """
 
-    has_weights = True
-    is_image = True
+    is_trainable = True
+    needs_hidden_layers = False
 
     def __init__(self, space: gym.spaces.Box, generator: torch.Generator) -> None:
         super().__init__()
@@ -158,28 +158,28 @@ class CompositeEncoder(Encoder):
         parts = [make(leaf.space) for leaf in self._leaves]
         self.parts = nn.ModuleList(parts)
         self.features = sum(part.features for part in parts)
-        self.has_weights = any(part.has_weights for part in parts)
-        self.is_image = all(part.is_image for part in parts)
+        self.is_trainable = any(part.is_trainable for part in parts)
+        self.needs_hidden_layers = any(part.needs_hidden_layers for part in parts)
 
     def _pairs(self) -> list[tuple[Leaf, Encoder]]:
         return [(leaf, part) for leaf, part in zip(self._leaves, self.parts, strict=True)]  # type: ignore[misc]
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """All of the features, unless there are weights: then nothing can be done ahead."""
-        return rows if self.has_weights else self._encoded(rows)
+        return rows if self.is_trainable else self._encoded(rows)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self._encoded(inputs) if self.has_weights else inputs
+        return self._encoded(inputs) if self.is_trainable else inputs
 
     def _encoded(self, rows: Tensor) -> Tensor:
         return torch.cat([part(part.preprocess(leaf.read(rows))) for leaf, part in self._pairs()], dim=1)
 
-    def observe(self, rows: Tensor) -> None:
+    def update_statistics(self, rows: Tensor) -> None:
         for leaf, part in self._pairs():
-            part.observe(leaf.read(rows))
+            part.update_statistics(leaf.read(rows))
 
 
-class OwnEncoder(Encoder):
+class CustomEncoder(Encoder):
     """A module of the user's own.
 
     Args:
@@ -191,7 +191,7 @@ class OwnEncoder(Encoder):
         ValueError: it returns something else.
     """
 
-    has_weights = True
+    is_trainable = True
 
     def __init__(self, space: gym.Space[Any], module: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Action heads of spaces that are not made of other spaces; `learner.distributions` has the others.
+"""Action heads of spaces that are not made of other spaces; `learner.composite_head` has the others.
 
 A head turns the actor's outputs into actions. Three forms of an action are told apart:
 
@@ -115,7 +115,7 @@ class CategoricalHead(nn.Module):
         return legal
 
 
-class _Run(NamedTuple):
+class _Segment(NamedTuple):
     """Neighbouring components with equally many choices: they are computed as one array [rows, count, n]."""
 
     columns: slice
@@ -149,7 +149,7 @@ class MultiCategoricalHead(nn.Module):
         self._start = start
         self._shape = nvec.shape
         self._env_dtype = space.dtype
-        self._runs = _runs_of(nvec)
+        self._segments = _segments_of(nvec)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         return rng.gumbel(size=(rows, self.num_outputs)).astype(np.float32)
@@ -161,21 +161,21 @@ class MultiCategoricalHead(nn.Module):
     def mode(self, outputs: Array) -> Array:
         rows = len(outputs)
         actions = np.empty((rows, math.prod(self._shape)), np.int64)
-        for columns, components, count, n in self._runs:
+        for columns, components, count, n in self._segments:
             actions[:, components] = outputs[:, columns].reshape(rows, count, n).argmax(axis=2)
         return actions.reshape(rows, *self._shape)
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         rows, total = len(outputs), outputs.new_zeros(len(outputs))
         chosen = actions.reshape(rows, math.prod(self._shape)).long()
-        for columns, components, count, n in self._runs:
+        for columns, components, count, n in self._segments:
             log_probs = functional.log_softmax(outputs[:, columns].reshape(rows, count, n), dim=2)
             total = total + log_probs.gather(2, chosen[:, components].unsqueeze(2)).sum(dim=(1, 2))
         return total
 
     def entropy(self, outputs: Tensor) -> Tensor:
         rows, total = len(outputs), outputs.new_zeros(len(outputs))
-        for columns, _, count, n in self._runs:
+        for columns, _, count, n in self._segments:
             log_probs = functional.log_softmax(outputs[:, columns].reshape(rows, count, n), dim=2)
             total = total + _entropy(log_probs).sum(dim=1)
         return total
@@ -193,19 +193,21 @@ class MultiCategoricalHead(nn.Module):
     def has_choice(self, mask: Flags) -> Flags:
         rows = len(mask)
         legal = np.ones(rows, np.bool_)
-        for columns, _, count, n in self._runs:
+        for columns, _, count, n in self._segments:
             choosable: Flags = np.any(mask[:, columns].reshape(rows, count, n), axis=2)
             legal &= np.all(choosable, axis=1)
         return legal
 
 
-def _runs_of(nvec: Array) -> list[_Run]:
-    runs, column, component = [], 0, 0
+def _segments_of(nvec: Array) -> list[_Segment]:
+    segments, column, component = [], 0, 0
     for n, same in groupby(nvec.ravel().tolist()):
         count = len(list(same))
-        runs.append(_Run(slice(column, column + count * n), slice(component, component + count), count, n))
+        segments.append(
+            _Segment(slice(column, column + count * n), slice(component, component + count), count, n)
+        )
         column, component = column + count * n, component + count
-    return runs
+    return segments
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

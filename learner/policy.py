@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from learner.distributions import action_head, mask_outputs
-from learner.encoders import Encoder, OwnEncoder, make_encoder
+from learner.composite_head import make_head
+from learner.encoders import CustomEncoder, Encoder, make_encoder
+from learner.masks import mask_outputs
 from learner.networks import ACTIVATIONS, mlp
 from learner.normalize import ObservationNormalizer
 from learner.spaces import MASK_KEY, leaves
@@ -78,15 +79,15 @@ class ActorCritic(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.observation_space = observation_space
         self.action_space = action_space
-        self.head = action_head(action_space, log_std_init=log_std_init)
+        self.head = make_head(action_space, log_std_init=log_std_init)
         self._mask = _mask_reader(observation_space, self.head.num_outputs if self.head.maskable else 0)
         self.encoder: Encoder
         if encoder is not None:
-            self.encoder = OwnEncoder(observation_space, encoder)
+            self.encoder = CustomEncoder(observation_space, encoder)
         else:
             normalizer = ObservationNormalizer if normalize_obs else None
             self.encoder = make_encoder(observation_space, generator, normalizer)
-        sizes = [self.encoder.features, *(() if self.encoder.is_image else hidden_sizes)]
+        sizes = [self.encoder.features, *(hidden_sizes if self.encoder.needs_hidden_layers else ())]
         self.actor = mlp([*sizes, self.head.num_outputs], 0.01, generator, activation)
         self.critic = mlp([*sizes, 1], 1.0, generator, activation)
 
@@ -99,7 +100,7 @@ class ActorCritic(nn.Module):
         # The mask has to be read from the rows again in every minibatch.
         return rows if self._mask is not None else self.encoder.preprocess(rows)
 
-    def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's outputs f32[S, K] and values f32[S] for preprocessed rows [S, ...]."""
         features = self._features(inputs)
         values: Tensor = self.critic(features).squeeze(1)
@@ -125,10 +126,10 @@ class ActorCritic(nn.Module):
         return outputs if self._mask is None else mask_outputs(outputs, self._mask(inputs))
 
     @torch.no_grad()
-    def observe(self, obs: Array) -> None:
+    def update_statistics(self, obs: Array) -> None:
         """Count observations [S, *O] in the running statistics of the normalisers, if there are any."""
         for rows in _chunks(torch.as_tensor(obs, device=self.device)):
-            self.encoder.observe(rows)
+            self.encoder.update_statistics(rows)
 
     @property
     def normalizes(self) -> bool:
@@ -151,7 +152,7 @@ class ActorCritic(nn.Module):
         return self.head.sample(self._actor_outputs(obs), noise)
 
     @torch.inference_mode()
-    def act_and_judge(self, obs: Array, noise: Array) -> tuple[Array, Array, Array]:
+    def act_with_values(self, obs: Array, noise: Array) -> tuple[Array, Array, Array]:
         """Sample actions as `act` does, with what a loop of one's own has to remember of them.
 
         Args:
@@ -166,7 +167,7 @@ class ActorCritic(nn.Module):
         """
         rows = torch.as_tensor(obs, device=self.device)
         self._require_choice(rows)
-        outputs, values = self.evaluate(self.preprocess(rows))
+        outputs, values = self.outputs_and_values(self.preprocess(rows))
         actions = self.head.sample(outputs.cpu().numpy(), noise)
         log_probs = self.head.log_prob(outputs, torch.as_tensor(actions, device=self.device))
         return actions, values.cpu().numpy(), log_probs.cpu().numpy()
@@ -193,7 +194,7 @@ class ActorCritic(nn.Module):
         return self.head.log_prob(self.outputs(obs), actions)
 
     @torch.no_grad()
-    def behaviour(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate_actions(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values of a whole batch with the present weights, without gradients.
 
         Args:
@@ -205,13 +206,13 @@ class ActorCritic(nn.Module):
         """
         log_probs, values = [], []
         for chunk, drawn in zip(_chunks(inputs), actions.split(_rows_per_chunk(inputs)), strict=True):
-            outputs, value = self.evaluate(chunk)
+            outputs, value = self.outputs_and_values(chunk)
             log_probs.append(self.head.log_prob(outputs, drawn))
             values.append(value)
         return torch.cat(log_probs), torch.cat(values)
 
     @torch.no_grad()
-    def state_values(self, obs: Tensor) -> Tensor:
+    def values_without_grad(self, obs: Tensor) -> Tensor:
         """V(obs), f32[S], without gradients; obs [S, *O] may be empty."""
         return torch.cat([self.values(chunk) for chunk in _chunks(obs)])
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learner.advantages import gae, next_values
 from learner.exploration import Exploration, NoExploration
 from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
 from learner.meter import Meter
 from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
-from learner.returns import following_values, gae
 from learner.settings import Rule, check
 from learner.store import Rollout
 
-_MAX_BAD_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
+_MAX_NON_FINITE_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
 
 
 class NonFiniteError(ArithmeticError):
@@ -145,7 +145,7 @@ class PPOLearner:
         self._actor_parameters = [*shared, *policy.actor.parameters(), *policy.head.parameters()]
         self._critic_parameters = list(policy.critic.parameters())
         self._clip_range = config.clip_range
-        self._bad_in_a_row = 0
+        self._consecutive_non_finite = 0
         self._optimizer = torch.optim.Adam(
             [
                 {"params": self._actor_parameters, "lr": config.actor_lr},
@@ -163,7 +163,7 @@ class PPOLearner:
                 "optimizer": self._optimizer.state_dict(),
                 "rewards": self._rewards.state_dict(),
                 "exploration": self.exploration.state_dict(),
-                "bad_in_a_row": self._bad_in_a_row,
+                "consecutive_non_finite": self._consecutive_non_finite,
             }
         )
 
@@ -174,7 +174,7 @@ class PPOLearner:
         self._optimizer.load_state_dict(state["optimizer"])
         self._rewards.load_state_dict(state["rewards"])
         self.exploration.load_state_dict(state["exploration"])
-        self._bad_in_a_row = state["bad_in_a_row"]
+        self._consecutive_non_finite = state["consecutive_non_finite"]
 
     def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """Improve the policy from what it has played with its present weights.
@@ -194,7 +194,7 @@ class PPOLearner:
             NonFiniteError: see there.
         """
         metrics = self.optimize(self.prepare(rollout), rng, progress)
-        self.policy.observe(rollout.obs)
+        self.policy.update_statistics(rollout.obs)
         return metrics
 
     def prepare(self, rollout: Rollout) -> Batch:
@@ -202,7 +202,7 @@ class PPOLearner:
         device = self.policy.device
         inputs = self.policy.preprocess(torch.as_tensor(rollout.obs, device=device))
         actions = torch.as_tensor(rollout.actions, device=device)
-        log_probs, values = self.policy.behaviour(inputs, actions)
+        log_probs, values = self.policy.evaluate_actions(inputs, actions)
         return self.with_advantages(rollout, inputs, actions, log_probs, values)
 
     def with_advantages(
@@ -217,10 +217,10 @@ class PPOLearner:
         self._rewards.update(rollout.rewards, rollout.env_ids, rollout.episode_ends)
         rewards = self._rewards.scale(rollout.rewards)
         final_obs = torch.as_tensor(rollout.final_obs, device=values.device)
-        final_values = self.policy.state_values(final_obs).cpu().numpy()
+        final_values = self.policy.values_without_grad(final_obs).cpu().numpy()
         bootstrap = np.where(rollout.terminated, 0.0, final_values)
         known = values.cpu().numpy()
-        following = following_values(known, rollout.ends, bootstrap)
+        following = next_values(known, rollout.ends, bootstrap)
         advantages = gae(rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda)
         returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
         advantages = advantages + self.exploration.begin(rollout)
@@ -266,7 +266,7 @@ class PPOLearner:
     def _step(self, batch: Batch, meter: Meter) -> bool:
         """One optimiser step; False ends the update early (target_kl)."""
         config = self.config
-        outputs, values = self.policy.evaluate(batch.inputs)
+        outputs, values = self.policy.outputs_and_values(batch.inputs)
         log_ratio = self.policy.head.log_prob(outputs, batch.actions) - batch.log_probs
         entropy = self.policy.head.entropy(outputs).mean()
         advantages = normalize(batch.advantages) if config.normalize_advantage else batch.advantages
@@ -287,27 +287,27 @@ class PPOLearner:
         if config.target_kl is not None and kl > 1.5 * config.target_kl:
             return False
         loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
-        self._descend(loss, meter)
+        self._optimizer_step(loss, meter)
         return True
 
-    def _descend(self, loss: Tensor, meter: Meter) -> None:
+    def _optimizer_step(self, loss: Tensor, meter: Meter) -> None:
         self._optimizer.zero_grad()
         loss.backward()
         parameters = self._actor_parameters + self._critic_parameters
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             meter.skipped += 1
-            self._count_bad_step()
+            self._count_non_finite_step()
             return
-        self._bad_in_a_row = 0
+        self._consecutive_non_finite = 0
         self._optimizer.step()
 
-    def _count_bad_step(self) -> None:
+    def _count_non_finite_step(self) -> None:
         """A step was left out, because its gradient was not finite. Counts over updates, too."""
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= _MAX_BAD_STEPS:
+        self._consecutive_non_finite += 1
+        if self._consecutive_non_finite >= _MAX_NON_FINITE_STEPS:
             raise NonFiniteError(
-                f"the gradient was not finite in {_MAX_BAD_STEPS} minibatches in a row; "
+                f"the gradient was not finite in {_MAX_NON_FINITE_STEPS} minibatches in a row; "
                 "a smaller learning rate, or normalised rewards or observations may help"
             )
 

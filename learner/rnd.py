@@ -8,7 +8,7 @@ arXiv:1810.12894.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -17,20 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from learner.encoders import CompositeEncoder, Encoder, channels_first, is_image, make_encoder
+from learner.advantages import gae, next_values
 from learner.losses import value_loss
-from learner.networks import NatureCNN, mlp
-from learner.normalize import Floats, ObservationNormalizer, RewardScaler
-from learner.returns import following_values, gae
-from learner.spaces import is_composite
+from learner.normalize import Floats, RewardScaler
+from learner.rnd_networks import RNDNetworks
 from learner.store import Rollout
 
 _CHUNK = 512  # states per forward pass without gradients: bounds the memory that images take
-_VECTOR_WIDTH = 64  # of the target's output if there are no hidden sizes to take it from
-_SEED_KEY = 0x524E44  # "RND": the policy draws its weights with the bare seed
 
-IMAGE_FEATURES = 512
-"""The width of what a NatureCNN makes of an image, and of the layers behind it."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -74,7 +68,7 @@ class RND:
         self.gae_lambda = gae_lambda
         self.max_grad_norm = max_grad_norm
         self.device = torch.device(device)
-        self.networks = Networks(observation_space, hidden_sizes, seed).to(self.device)
+        self.networks = RNDNetworks(observation_space, hidden_sizes, seed).to(self.device)
         self.returns = ReturnFilter(gamma)
         self._parameters = [p for p in self.networks.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(self._parameters, lr=lr, eps=1e-5, fused=True)
@@ -87,10 +81,13 @@ class RND:
         states = _States(rollout, self.device)
         if not self.networks.has_statistics:
             # An untrained policy has played these: the random steps of section 2.4.
-            self.networks.observe(states.next())
-        targets, novelty, values = self._judge(states)
-        self._metrics = {"rnd_reward_mean": float(novelty.mean()), "rnd_reward_std": float(novelty.std())}
-        rewards = self.returns.scaled(novelty, rollout.env_ids)
+            self.networks.update_statistics(states.next())
+        targets, intrinsic_rewards, values = self._targets_rewards_and_values(states)
+        self._metrics = {
+            "rnd_reward_mean": float(intrinsic_rewards.mean()),
+            "rnd_reward_std": float(intrinsic_rewards.std()),
+        }
+        rewards = self.returns.scaled(intrinsic_rewards, rollout.env_ids)
         self._metrics["rnd_return_std"] = self.returns.std
         advantages = self._advantages(rewards, values, rollout)
         returns = torch.as_tensor(advantages + values[: len(rollout)], dtype=torch.float32)
@@ -98,41 +95,41 @@ class RND:
         return self.coef * advantages + 0.0  # no -0.0: a weight of 0 adds just what `NoExploration` does
 
     @torch.no_grad()
-    def _judge(self, states: _States) -> tuple[Tensor, Floats, Floats]:
+    def _targets_rewards_and_values(self, states: _States) -> tuple[Tensor, Floats, Floats]:
         """The target's outputs f32[S, K] of next states, their novelty f64[S]; V of all states f64[S + E]."""
-        targets, novelty = [], []
+        targets, intrinsic_rewards = [], []
         for rows in states.next():
-            inputs = self.networks.view(rows)
+            inputs = self.networks.preprocess(rows)
             target = self.networks.target(inputs)
             targets.append(target)
-            novelty.append((self.networks.predictor(inputs) - target).square().mean(dim=1))
-        values = [self.networks.critic(self.networks.view(rows)).squeeze(1) for rows in states.all()]
-        return torch.cat(targets), _floats(novelty), _floats(values)
+            intrinsic_rewards.append((self.networks.predictor(inputs) - target).square().mean(dim=1))
+        values = [self.networks.critic(self.networks.preprocess(rows)).squeeze(1) for rows in states.all()]
+        return torch.cat(targets), _floats(intrinsic_rewards), _floats(values)
 
     def _advantages(self, rewards: Floats, values: Floats, rollout: Rollout) -> Floats:
         """F64[S]. The lambda chain runs on to the last step of an env, whatever ended on the way."""
         last = rollout.last_of_env
         at_ends = values[len(rollout) :]
-        following = following_values(values[: len(rollout)], last, at_ends[last[rollout.ends]])
+        following = next_values(values[: len(rollout)], last, at_ends[last[rollout.ends]])
         return gae(rewards, values[: len(rollout)], following, last, self.gamma, self.gae_lambda)
 
     def learn(self, rows: Tensor) -> None:
         """See `Exploration`."""
         batch = self._learning()
-        predicted = self.networks.predictor(self.networks.view(batch.states.after(rows)))
+        predicted = self.networks.predictor(self.networks.preprocess(batch.states.after(rows)))
         distillation = (predicted - batch.targets[rows]).square().mean()
-        values = self.networks.critic(self.networks.view(batch.states.before(rows))).squeeze(1)
-        judgement = value_loss(values, batch.returns[rows])
+        values = self.networks.critic(self.networks.preprocess(batch.states.before(rows))).squeeze(1)
+        critic_loss = value_loss(values, batch.returns[rows])
         self._optimizer.zero_grad()
-        (distillation + judgement).backward()
+        (distillation + critic_loss).backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         if bool(torch.isfinite(norm)):  # as in the update of the policy: nothing else may reach the weights
             self._optimizer.step()
-        self._losses.append((distillation.item(), judgement.item()))
+        self._losses.append((distillation.item(), critic_loss.item()))
 
     def finish(self) -> dict[str, float]:
         """See `Exploration`. The statistics of observations take the rollout in only now."""
-        self.networks.observe(self._learning().states.next())
+        self.networks.update_statistics(self._learning().states.next())
         losses = np.array(self._losses).reshape(-1, 2)
         means = losses.mean(axis=0) if len(losses) else np.full(2, np.nan)  # an update may end before a step
         metrics = self._metrics | {"rnd_loss": float(means[0]), "rnd_value_loss": float(means[1])}
@@ -157,128 +154,6 @@ class RND:
         self.networks.load_state_dict(state["networks"])
         self.returns.load_state_dict(state["returns"])
         self._optimizer.load_state_dict(state["optimizer"])
-
-
-class Networks(nn.Module):
-    """Everything that sees observations: how they are normalised, the target, its predictor, and the critic.
-
-    Args:
-        space: of the observations.
-        hidden_sizes: of all three networks; those of images have none. The predictor has two layers more than
-            the target, as in the authors' code.
-        seed: of all weights.
-    """
-
-    def __init__(self, space: gym.Space[Any], hidden_sizes: Sequence[int], seed: int) -> None:
-        super().__init__()
-        own_seed = int(np.random.SeedSequence([seed, _SEED_KEY]).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(own_seed)
-        self.encoder = flat_encoder(space)
-        hidden = () if self.encoder.is_image else tuple(hidden_sizes)
-        width = hidden[-1] if hidden else _VECTOR_WIDTH
-        if any(isinstance(part, PixelEncoder) for part in self.encoder.modules()):
-            width = IMAGE_FEATURES
-        gain = math.sqrt(2.0)
-        self.target = Network(self.encoder, [*hidden, width], gain, generator).requires_grad_(False)
-        self.predictor = Network(self.encoder, [*hidden, width, width, width], gain, generator)
-        self.critic = Network(self.encoder, [*hidden, 1], 1.0, generator)
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether observations have been counted; True if there is nothing that has to be."""
-        normalizers = [part for part in self.encoder.modules() if isinstance(part, ObservationNormalizer)]
-        return all(float(normalizer.count) > 0.0 for normalizer in normalizers)
-
-    def view(self, rows: Tensor) -> Tensor:
-        """What the networks see of rows [S, *O]: f32[S, P]."""
-        return self.encoder.preprocess(rows)
-
-    def observe(self, chunks: Iterable[Tensor]) -> None:
-        """Count rows [S, *O], chunk after chunk, in the statistics."""
-        for rows in chunks:
-            self.encoder.observe(rows)
-
-
-class Network(nn.Module):
-    """Linear layers behind the vector of an observation; the images in it go through a NatureCNN first.
-
-    Args:
-        encoder: made the vectors.
-        sizes: of the linear layers: hidden sizes and outputs.
-        output_gain: of the last layer.
-        generator: draws the weights.
-    """
-
-    def __init__(
-        self, encoder: Encoder, sizes: Sequence[int], output_gain: float, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        leaves = list(encoder.parts) if isinstance(encoder, CompositeEncoder) else [encoder]
-        parts = [part for part in leaves if isinstance(part, Encoder)]
-        self._widths = [part.features for part in parts]
-        self.stems = nn.ModuleList(
-            _image_stem(part.image_shape, generator) if isinstance(part, PixelEncoder) else nn.Identity()
-            for part in parts
-        )
-        features = sum(IMAGE_FEATURES if part.is_image else part.features for part in parts)
-        self.layers = mlp([features, *sizes], output_gain, generator, "relu")
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """F32[S, outputs] for vectors f32[S, P]."""
-        pieces = inputs.split(self._widths, dim=1)
-        features = [stem(piece) for stem, piece in zip(self.stems, pieces, strict=True)]
-        outputs: Tensor = self.layers(torch.cat(features, dim=1))
-        return outputs
-
-
-def _image_stem(shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:
-    return nn.Sequential(nn.Unflatten(1, shape), NatureCNN(*shape, generator, IMAGE_FEATURES))
-
-
-def flat_encoder(space: gym.Space[Any]) -> Encoder:
-    """Any observation as one vector of normalised numbers and one-hot choices; it has no weights.
-
-    Raises:
-        ValueError: the space is not supported.
-    """
-    if is_composite(space):
-        return CompositeEncoder(space, flat_encoder)
-    if isinstance(space, gym.spaces.Box) and is_image(space):
-        return PixelEncoder(space)
-    return make_encoder(space, torch.Generator(), _normalizer)
-
-
-class PixelEncoder(Encoder):
-    """Images as vectors of pixels, each by its own running mean and standard deviation.
-
-    Args:
-        space: a Box for which `learner.encoders.is_image` holds.
-
-    Attributes:
-        image_shape: (C, H, W), the order in which the pixels lie.
-    """
-
-    is_image = True
-
-    def __init__(self, space: gym.spaces.Box) -> None:
-        super().__init__()
-        self._to_channels = channels_first(space.shape)
-        channels, height, width = self._to_channels(torch.empty(1, *space.shape, device="meta")).shape[1:]
-        self.image_shape = (channels, height, width)
-        self.features = channels * height * width
-        self.normalizer = _normalizer((self.features,))
-
-    def preprocess(self, rows: Tensor) -> Tensor:
-        """F32[S, C * H * W] for images [S, ...]."""
-        pixels: Tensor = self.normalizer(self._to_channels(rows).flatten(start_dim=1))
-        return pixels
-
-    def observe(self, rows: Tensor) -> None:
-        self.normalizer.update(self._to_channels(rows).flatten(start_dim=1))
-
-
-def _normalizer(shape: tuple[int, ...]) -> ObservationNormalizer:
-    return ObservationNormalizer(shape, clip=5.0)  # section 2.4
 
 
 class ReturnFilter(RewardScaler):

@@ -46,7 +46,7 @@ def check(config: Any, rules: tuple[Rule, ...]) -> None:
     """
     for name, hint in get_type_hints(type(config)).items():
         if not has_type(getattr(config, name), hint):
-            raise ConfigError(f"{name} must be {in_words(hint)}, got {getattr(config, name)!r}")
+            raise ConfigError(f"{name} must be {type_in_words(hint)}, got {getattr(config, name)!r}")
     optional = {item.name for item in dataclasses.fields(config) if item.default is None}
     for names, allowed, words in rules:
         for name in names.split():
@@ -68,10 +68,10 @@ def require(allowed: Callable[[Any], bool], words: str, **values: Any) -> None:
 
 def require_counts(**values: Any) -> None:
     """`require` of numbers of things, of which there has to be one."""
-    require(is_whole, "an integer, at least 1", **values)
+    require(is_integer, "an integer, at least 1", **values)
 
 
-def is_whole(value: Any, least: int = 1) -> bool:
+def is_integer(value: Any, least: int = 1) -> bool:
     """Whether a value is an integer and at least so large; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
@@ -99,15 +99,15 @@ def has_type(value: Any, hint: Any) -> bool:
     return isinstance(value, _TYPES[hint][0]) and (hint is bool or not isinstance(value, bool))
 
 
-def in_words(hint: Any) -> str:
+def type_in_words(hint: Any) -> str:
     """A type in words: `int | None` is "an integer or null"."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(str(choice) for choice in parts)
     if origin in (Union, types.UnionType):
-        return " or ".join(in_words(part) for part in parts)
+        return " or ".join(type_in_words(part) for part in parts)
     if origin is Sequence:
-        return f"a list, each {in_words(parts[0])}"
+        return f"a list, each {type_in_words(parts[0])}"
     if origin is Mapping:
         return "a mapping"
     return _TYPES[hint][1] if hint in _TYPES else str(hint)

@@ -28,8 +28,8 @@ class Rollout:
         rewards: f32[S].
         ends: bool[S], the last steps of episodes, or of what was played of them.
         terminated: bool[E], in the order of the ends: the episode reached a terminal state.
-        cut: bool[E], the episode goes on after this step, but not in this rollout. What is neither terminated
-            nor cut was truncated or lost.
+        continues: bool[E], the episode continues after this step, in the next rollout. An end that is neither
+            terminated nor continues was truncated or lost.
         final_obs: [E, *O], the observation after the last step.
         extra: further columns, [S], by the names given to the store.
     """
@@ -40,7 +40,7 @@ class Rollout:
     rewards: npt.NDArray[np.float32]
     ends: Flags
     terminated: Flags
-    cut: Flags
+    continues: Flags
     final_obs: Array
     extra: Mapping[str, Array]
 
@@ -51,7 +51,7 @@ class Rollout:
     def episode_ends(self) -> Flags:
         """bool[S], the steps after which an episode is over."""
         over = self.ends.copy()
-        over[self.ends] = ~self.cut
+        over[self.ends] = ~self.continues
         return over
 
     @property
@@ -70,13 +70,13 @@ class Rollout:
 class Store:
     """Collects the steps of N envs, in whatever order they come.
 
-    A step is opened by `decide` (observation and action) and closed by `observe` (what came of it).
+    A step is opened by `add_actions` (observation and action) and closed by `add_outcomes` (what came of it).
 
     Args:
         observation_space: of one env.
         action_space: of what is stored; a head's `action_space`, not the env's.
         num_envs: N.
-        extra: names of further f32 columns that every `decide` brings.
+        extra: names of further f32 columns that every `add_actions` brings.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Store:
             "reward": np.zeros(0, np.float32),
             "end": np.zeros(0, np.bool_),
             "terminated": np.zeros(0, np.bool_),
-            "cut": np.zeros(0, np.bool_),
+            "continues": np.zeros(0, np.bool_),
             **{name: np.zeros(0, np.float32) for name in extra},
         }
         self.clear()
@@ -110,7 +110,7 @@ class Store:
     def __len__(self) -> int:
         return self._size
 
-    def decide(self, env_ids: Ids, obs: Array, actions: Array, **extra: Array) -> None:
+    def add_actions(self, env_ids: Ids, obs: Array, actions: Array, **extra: Array) -> None:
         """Open a step in each env: it saw `obs` [G, *O] and does `actions` [G, *A]; `extra` are [G].
 
         Raises:
@@ -118,7 +118,7 @@ class Store:
         """
         self._check_bounds(env_ids)
         if (self._open[env_ids] >= 0).any():
-            raise ValueError(f"decide: steps of envs {env_ids[self._open[env_ids] >= 0]} are still open")
+            raise ValueError(f"add_actions: steps of envs {env_ids[self._open[env_ids] >= 0]} are still open")
         start, stop = self._size, self._size + len(env_ids)
         self._reserve(stop)
         rows = slice(start, stop)
@@ -129,11 +129,11 @@ class Store:
             self._columns[name][rows] = extra[name]
         self._columns["end"][rows] = False
         self._columns["terminated"][rows] = False
-        self._columns["cut"][rows] = False
+        self._columns["continues"][rows] = False
         self._open[env_ids] = np.arange(start, stop)
         self._size = stop
 
-    def observe(
+    def add_outcomes(
         self,
         env_ids: Ids,
         obs: Array,
@@ -146,7 +146,7 @@ class Store:
 
         Args:
             env_ids: i64[G].
-            obs: [G, *O]; kept only where the episode has ended (elsewhere the next `decide` brings it).
+            obs: [G, *O]; kept only where the episode has ended (elsewhere the next `add_actions` brings it).
             rewards: f32[G].
             terminated: bool[G], the episode reached a terminal state.
             ended: bool[G], the episode is over for whatever reason.
@@ -158,18 +158,18 @@ class Store:
         self._check_bounds(env_ids)
         rows = self._open[env_ids]
         if (rows < 0).any():
-            raise ValueError(f"observe: envs {env_ids[rows < 0]} have no open step")
+            raise ValueError(f"add_outcomes: envs {env_ids[rows < 0]} have no open step")
         self._open[env_ids] = -1
         self._columns["reward"][rows] = rewards
         closed = ended if last is None else ended | last
         if closed.any():
             self._columns["end"][rows] = closed
             self._columns["terminated"][rows] = terminated
-            self._columns["cut"][rows] = closed & ~ended
+            self._columns["continues"][rows] = closed & ~ended
             self._final_rows.append(rows[closed])
             self._final_obs.append(obs[closed])
 
-    def cut(self) -> None:
+    def truncate_open_episodes(self) -> None:
         """End every episode that is not over, as truncated after its last step.
 
         What followed that step is not known, so the observation of the step itself stands in for it. A step
@@ -209,7 +209,7 @@ class Store:
             rewards=columns["reward"][order],
             ends=ends,
             terminated=columns["terminated"][order][ends],
-            cut=columns["cut"][order][ends],
+            continues=columns["continues"][order][ends],
             final_obs=np.concatenate(self._final_obs)[position],
             extra={name: columns[name][order] for name in self._extra},
         )

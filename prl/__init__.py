@@ -11,40 +11,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import prl.utils as utils  # noqa: PLR0402 - "from prl import utils" would look for this very name
-    from prl.collect import collect
-    from prl.config import ConfigError, TrainConfig
+    from learner.policy import ActorCritic
+    from learner.ppo import PPOConfig, PPOLearner
+    from prl.config.train_config import ConfigError, TrainConfig
     from prl.custom_loop import EnvVectorizer, VecMemory
+    from prl.pools import make_pool
     from prl.quickstart import PPO, AsyncPPO
-    from prl.run import train
-    from prl.trainer import Report, Trainer
+    from prl.run.train import train
+    from prl.training.collect import collect
+    from prl.training.evaluate import evaluate
+    from prl.training.trainer import Report, Trainer
+    from workers.envs import env_factory
+    from workers.seeding import episode_seed
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PPO",
+    "ActorCritic",
     "AsyncPPO",
     "ConfigError",
     "EnvVectorizer",
+    "PPOConfig",
+    "PPOLearner",
     "Report",
     "TrainConfig",
     "Trainer",
     "VecMemory",
     "collect",
+    "env_factory",
+    "episode_seed",
+    "evaluate",
+    "make_pool",
     "train",
     "utils",
 ]
 
+# Where each name lives. No name may equal a submodule of prl: importing the submodule would replace it.
 _HOME = {
     "PPO": "prl.quickstart",
+    "ActorCritic": "learner.policy",
     "AsyncPPO": "prl.quickstart",
+    "ConfigError": "learner.settings",
     "EnvVectorizer": "prl.custom_loop",
+    "PPOConfig": "learner.ppo",
+    "PPOLearner": "learner.ppo",
+    "Report": "prl.training.trainer",
+    "TrainConfig": "prl.config.train_config",
+    "Trainer": "prl.training.trainer",
     "VecMemory": "prl.custom_loop",
-    "Trainer": "prl.trainer",
-    "Report": "prl.trainer",
-    "TrainConfig": "prl.config",
-    "ConfigError": "prl.config",
-    "collect": "prl.collect",
-    "train": "prl.run",
+    "collect": "prl.training.collect",
+    "env_factory": "workers.envs",
+    "episode_seed": "workers.seeding",
+    "evaluate": "prl.training.evaluate",
+    "make_pool": "prl.pools",
+    "train": "prl.run.train",
 }
 
 

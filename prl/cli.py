@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 _INTERRUPTED = 130
 
 
-def train_main(argv: Sequence[str] | None = None) -> int:
-    """`prl-train`, `scripts/train.py`. Returns the exit code."""
-    return _run("train", argv)
+def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """Run one command.
 
+    Args:
+        name: of the command, e.g. "train"; None takes it from the first argument, as in `prl train ...`.
+        argv: the arguments; None takes those of the process.
 
-def play_main(argv: Sequence[str] | None = None) -> int:
-    """`prl-play`, `scripts/play.py`. Returns the exit code."""
-    return _run("play", argv)
-
-
-def benchmark_main(argv: Sequence[str] | None = None) -> int:
-    """`prl-benchmark`, `scripts/benchmark.py`. Returns the exit code."""
-    return _run("benchmark", argv)
-
-
-def _run(name: str, argv: Sequence[str] | None) -> int:
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        from prl import commands  # only now: it takes seconds
+        from prl.commands import main as commands  # only now: it takes seconds
 
-        return commands.run(name, sys.argv[1:] if argv is None else argv)
+        if name is None:
+            return commands.dispatch(arguments, _called_as())
+        return commands.run(name, arguments, _called_as(name))
     except KeyboardInterrupt:
-        print(f"{name}: stopped by SIGINT", file=sys.stderr)
+        print(f"{name or 'prl'}: stopped by SIGINT", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _called_as(name: str | None = None) -> str:
+    """What the user typed: "train.py", "prl-train", "prl" or "python -m prl"."""
+    program = Path(sys.argv[0]).name
+    if name is None:
+        return "python -m prl" if program == "__main__.py" else "prl"
+    return program if program in (f"{name}.py", f"prl-{name}") else f"prl {name}"
+
+
+# `prl-NAME` and `scripts/NAME.py` of the first commands; later ones are `prl NAME` alone.
+train_main = partial(main, "train")
+play_main = partial(main, "play")
+benchmark_main = partial(main, "benchmark")
+plot_main = partial(main, "plot")

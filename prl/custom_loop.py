@@ -12,7 +12,7 @@ import torch
 
 from learner.settings import require_counts
 from learner.store import Rollout, Store
-from prl.build import make_pool
+from prl.pools import make_pool
 from workers.envs import EnvLike, env_factory
 from workers.errors import EnvError, WorkerError
 from workers.seeding import episode_seed
@@ -62,8 +62,8 @@ class VecMemory:
         """
         if self._store is None:
             self._store = Store(_like(states), _like(actions), self.num_envs, ("values", "log_probs"))
-        self._store.decide(env_ids, states, actions, values=state_values, log_probs=log_probs)
-        self._store.observe(env_ids, next_states, rewards, terminated, terminated | truncated)
+        self._store.add_actions(env_ids, states, actions, values=state_values, log_probs=log_probs)
+        self._store.add_outcomes(env_ids, next_states, rewards, terminated, terminated | truncated)
 
     def take(self) -> Rollout:
         """Everything, in env order; the buffers are empty afterwards.
@@ -75,7 +75,7 @@ class VecMemory:
         """
         if self._store is None:
             raise ValueError("the buffer is empty: nothing was appended")
-        self._store.cut()
+        self._store.truncate_open_episodes()
         rollout = self._store.rollout()
         self._store.clear()
         return rollout

@@ -16,14 +16,15 @@ import torch
 from learner.policy import ActorCritic
 from learner.ppo import Batch, PPOConfig, PPOLearner
 from learner.rnd import RND
-from learner.settings import ConfigError, is_number, is_whole, require, require_counts
+from learner.settings import ConfigError, is_integer, is_number, require, require_counts
 from learner.store import Rollout
-from prl.build import check_trainable, make_pool, pick_device, reproducible
-from prl.run import record
-from prl.run_folder import RunFolder
-from prl.stopping import stop_on_signals
-from prl.trainer import Trainer
-from prl.weights import load_weights, save_weights
+from prl.pools import make_pool
+from prl.run.build import check_trainable, pick_device, reproducible
+from prl.run.run_folder import RunFolder
+from prl.run.signals import stop_on_signals
+from prl.run.train import run_training
+from prl.run.weights import load_weights, save_weights
+from prl.training.trainer import Trainer
 from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
 from workers.process_pool import Transport
@@ -101,7 +102,7 @@ class PPO:
             torch_threads=torch_threads,
         )
         require(_is_sizes, "a list of integers, each at least 1", hidden_sizes=hidden_sizes)
-        require(lambda value: is_whole(value, 0), "an integer, 0 or more", seed=seed)
+        require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
         require(lambda value: is_number(value, above=0.0), "a positive number", action_scaling=action_scaling)
         require(lambda value: is_number(value) and value >= 0.0, "0 or a positive number", beta=beta)
         self.batch_size = batch_size
@@ -165,7 +166,7 @@ class PPO:
         noise = head.draw_noise(self._noise_rng, len(obs))
         # One thread here, too: a second one would fight with the workers for the cores, at every step.
         with reproducible(self.torch_threads, self.policy.device):
-            actions, values, log_probs = self.policy.act_and_judge(obs, noise)
+            actions, values, log_probs = self.policy.act_with_values(obs, noise)
         log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
         return head.to_env(actions), values, log_probs
 
@@ -205,7 +206,7 @@ class PPO:
         """Read weights that `save_weights` wrote.
 
         Raises:
-            prl.weights.WeightsError: there are none, they are damaged, or of another network.
+            prl.run.weights.WeightsError: there are none, they are damaged, or of another network.
         """
         load_weights(self.policy, path)
 
@@ -247,11 +248,11 @@ class AsyncPPO:
         require_counts(num_envs=num_envs, steps=steps)
         if num_workers is not None:
             require(
-                lambda value: is_whole(value, 0), "an integer, 0 or more, or None", num_workers=num_workers
+                lambda value: is_integer(value, 0), "an integer, 0 or more, or None", num_workers=num_workers
             )
         if max_episode_steps is not None:
             require_counts(max_episode_steps=max_episode_steps)
-        require(lambda value: is_whole(value, 0), "an integer, 0 or more", seed=seed)
+        require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
         require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
         require(lambda value: is_number(value, above=0.0), "a positive number", step_timeout=step_timeout)
         self.ppo = ppo
@@ -287,11 +288,11 @@ class AsyncPPO:
                     total_timesteps=self.steps,
                     seed=self.seed,
                 )
-                return record(trainer, self.steps, folder, self._factory.name, signals=signals)
+                return run_training(trainer, self.steps, folder, self._factory.name, signals=signals)
 
 
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_whole, value))
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_integer, value))
 
 
 @contextlib.contextmanager
@@ -314,7 +315,7 @@ def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
     order = np.argsort(joined("env_ids"), kind="stable")
     end_order = (np.cumsum(ends) - 1)[order][ends[order]]
     of_steps = {name: joined(name)[order] for name in ("env_ids", "obs", "actions", "rewards", "ends")}
-    of_ends = {name: joined(name)[end_order] for name in ("terminated", "cut", "final_obs")}
+    of_ends = {name: joined(name)[end_order] for name in ("terminated", "continues", "final_obs")}
     extra = {name: np.concatenate([r.extra[name] for r in rollouts])[order] for name in rollouts[0].extra}
     return Rollout(**of_steps, **of_ends, extra=extra)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from prl.plot import plot_main
+from prl.cli import plot_main
 
 if __name__ == "__main__":
     sys.exit(plot_main())

@@ -15,7 +15,7 @@ import numpy as np
 
 from workers.channel import Channel
 from workers.envs import env_factory
-from workers.protocol import HEADER, Frame, Kind
+from workers.frames import HEADER, Frame, Kind
 from workers.testing import FaultWrapper, ProbeEnv, probe_length, probe_obs, probe_reward
 
 

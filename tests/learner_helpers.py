@@ -38,10 +38,10 @@ def identity_critic(policy):
     return policy
 
 
-def make_rollout(episodes, action_dtype=np.int64, cut=()):
+def make_rollout(episodes, action_dtype=np.int64, continues=()):
     """A rollout of episodes (env, obs [T, *O], actions [T, *A], rewards [T], terminated, final_obs [*O]).
 
-    `cut` are the numbers of the episodes that go on after their last step, but not in this rollout.
+    `continues` has the numbers of the episodes that continue in the next rollout.
     """
     envs, obs, actions, rewards, terminated, final_obs = zip(*episodes, strict=True)
     ends = [np.arange(len(r)) == len(r) - 1 for r in rewards]
@@ -52,7 +52,7 @@ def make_rollout(episodes, action_dtype=np.int64, cut=()):
         rewards=np.concatenate(rewards).astype(np.float32),
         ends=np.concatenate(ends),
         terminated=np.array(terminated),
-        cut=np.isin(np.arange(len(episodes)), cut),
+        continues=np.isin(np.arange(len(episodes)), continues),
         final_obs=np.stack(final_obs).astype(np.float32),
         extra={},
     )
@@ -77,7 +77,7 @@ def numbered_batch(policy, size):
     obs = torch.randn(size, policy.observation_space.shape[0], generator=generator)
     obs[:, 0] = torch.arange(size)
     actions = torch.randint(policy.head.num_outputs, (size,), generator=generator)
-    log_probs, values = policy.behaviour(obs, actions)
+    log_probs, values = policy.evaluate_actions(obs, actions)
     advantages = torch.randn(size, generator=generator)
     return Batch(obs, actions, log_probs, values, advantages, advantages + values)
 

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from workers.envs import AnyEnv, EnvFactory
-from workers.errors import USER_ERRORS, EnvFailure
-from workers.protocol import TERMINATED, TRUNCATED
+from workers.errors import USER_ERRORS, EnvFailure, describe
+from workers.pool import TERMINATED, TRUNCATED
 from workers.rows import RowCodec, RowError
 from workers.slab import Array, Slab
 
@@ -55,7 +55,7 @@ class EnvBlock:
         try:
             env = factory.build()
         except USER_ERRORS as error:  # the env's constructor is the user's code
-            self._fail(row, f"its constructor raised {_describe(error)}", error)
+            self._fail(row, f"its constructor raised {describe(error)}", error)
         self._envs.append(env)
         for kind in ("observation_space", "action_space"):
             expected, found = getattr(factory, kind), getattr(env, kind)
@@ -90,7 +90,7 @@ class EnvBlock:
                 obs, reward, terminated, truncated, _ = envs[row].step(action)
                 flags.append((TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0))
             except USER_ERRORS as error:  # the env is the user's code
-                self._fail(row, f"step({action!r}) raised {_describe(error)}", error)
+                self._fail(row, f"step({action!r}) raised {describe(error)}", error)
             # What is usual is told at once, and only the rest looked at more closely: this is the hot path.
             if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
                 slab.obs[row] = obs
@@ -101,7 +101,7 @@ class EnvBlock:
             rewards.append(reward)
         slab.reward[index] = rewards
         slab.flags[index] = flags
-        if not self._codec.holds(self._obs, index):  # for all rows: it costs as much as for one
+        if not self._codec.is_valid(self._obs, index):  # for all rows: it costs as much as for one
             self._require(rows, self._obs)
         if next_seeds is not None and any(flags):
             ended = [(row, seed) for row, seed, flag in zip(rows, next_seeds, flags, strict=True) if flag]
@@ -115,7 +115,7 @@ class EnvBlock:
         try:
             obs, _ = self._envs[row].reset(seed=seed)
         except USER_ERRORS as error:  # the env is the user's code
-            self._fail(row, f"reset(seed={seed}) raised {_describe(error)}", error)
+            self._fail(row, f"reset(seed={seed}) raised {describe(error)}", error)
         self._write_obs(row, obs, columns)
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class EnvBlock:
     def _require(self, rows: Sequence[int], columns: Sequence[Array]) -> None:
         for row in rows:
             try:
-                self._codec.require(columns, row)
+                self._codec.check(columns, row)
             except RowError as error:
                 self._fail(row, f"returned {error}", error)
 
@@ -154,8 +154,3 @@ class EnvBlock:
         if self._episode[row] >= 0:
             where += f", episode {self._episode[row]}, step {self._steps[row]}"
         raise EnvFailure(f"{where}: {what}") from cause
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

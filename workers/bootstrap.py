@@ -12,7 +12,7 @@ from typing import Any
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-class Late:
+class LazyArguments:
     """Arguments that the child unpickles when it asks for them, not before `run`: they import numpy."""
 
     def __init__(self, args: tuple[Any, ...]) -> None:
@@ -30,7 +30,7 @@ class Late:
         return args
 
 
-def run(connection: Connection, args: Late) -> None:
+def run(connection: Connection, args: LazyArguments) -> None:
     """Limit the process to one thread of computation, then run `workers.child.main`."""
     # Ctrl-C is the learner's. It was blocked when this process was started, so that none can come before.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

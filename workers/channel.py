@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from workers.errors import ProtocolError
-from workers.protocol import HEADER, MAX_PAYLOAD, Frame, Kind
+from workers.frames import HEADER, MAX_PAYLOAD, Frame, Kind
 
 _CHUNK = 1 << 16  # bytes; from 128 KB on, malloc would map and unmap the buffer at every read
 _KINDS = {int(kind): kind for kind in Kind}

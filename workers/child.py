@@ -16,7 +16,7 @@ from workers.block import EnvBlock
 from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure
-from workers.protocol import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
+from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.slab import Array, SlabLayout
 
 _PR_SET_PDEATHSIG = 1
@@ -74,7 +74,7 @@ class _Server:
         self.block = EnvBlock(factory, start, self._slab)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
-        """Carry out RESET, STEP or STEP_ON; the payload of the answer."""
+        """Carry out RESET, STEP or STEP_AUTORESET; the payload of the answer."""
         rows, seeds, rest = self._arguments(kind, payload)
         listed = rows.tolist()
         if kind is Kind.RESET:
@@ -82,9 +82,9 @@ class _Server:
             return pack_rows(self._answer_arrays, rows)
         if self._command_arrays:
             unpack_rows(self._command_arrays, rows, rest)
-        self.block.step(listed, seeds if kind is Kind.STEP_ON else None)
+        self.block.step(listed, seeds if kind is Kind.STEP_AUTORESET else None)
         answer = pack_rows(self._answer_arrays, rows)
-        if self._restart_arrays and kind is Kind.STEP_ON:
+        if self._restart_arrays and kind is Kind.STEP_AUTORESET:
             ended = rows[self._slab.flags[rows] != 0]
             answer += pack_rows(self._restart_arrays, ended)
         return answer

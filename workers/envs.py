@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import importlib
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
@@ -16,7 +15,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
-from workers.errors import USER_ERRORS, EnvError
+from workers.errors import USER_ERRORS, EnvError, one_line
+from workers.pickling import dumps
 from workers.rows import has_numbers, is_numeric, leaves
 from workers.slab import Field
 from workers.wrappers import (
@@ -49,8 +49,8 @@ class EnvFactory:
             user's `__main__` travel inside it by value, so a child need not run the user's script.
         observation_space, action_space: of every env that it builds.
         has_time_limit: whether every episode is sure to end.
-        left_out: what the env observes, but not in numbers, and is not in `observation_space`: paths and
-            kinds of space, like "observation['mission'] (MissionSpace)".
+        ignored_observations: parts of the env's observation that hold no numbers and are not in
+            `observation_space`: paths and kinds of space, like "observation['mission'] (MissionSpace)".
         mask_from_info: whether `observation_space` has an "action_mask" that comes from the env's info.
     """
 
@@ -59,13 +59,13 @@ class EnvFactory:
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     has_time_limit: bool
-    left_out: tuple[str, ...] = ()
+    ignored_observations: tuple[str, ...] = ()
     mask_from_info: bool = False
 
     def build(self) -> AnyEnv:
         """A new env with the factory's spaces. Raises whatever the env's constructor raises."""
         env: AnyEnv = cloudpickle.loads(self.payload)()
-        if self.left_out:
+        if self.ignored_observations:
             env = NumericObservation(env)
         return ActionMask(env) if self.mask_from_info else env
 
@@ -116,20 +116,22 @@ def env_factory(
 
 def _describe(name: str, build: Callable[[], AnyEnv]) -> EnvFactory:
     """Pickle the builder first, then learn from one trial env what it builds."""
-    payload = _dumps(name, build)
+    payload = dumps(name, build, (_FromSpec, _FromCallable, _WithTimeLimit, _WithWrappers))
     trial = _trial(name, build)
     try:
         for kind in ("observation_space", "action_space"):
             _require_space(name, trial, kind)
-        with _about(f"the action space of {name}"):
+        with _error_context(f"the action space of {name}"):
             Field.of(trial.action_space)  # raises, if no row can hold an action
-        left_out = _left_out(trial.observation_space)
-        env = NumericObservation(trial) if left_out else trial
-        with _about(f"the observation space of {name}"):
+        ignored_observations = _ignored_observations(trial.observation_space)
+        env = NumericObservation(trial) if ignored_observations else trial
+        with _error_context(f"the observation space of {name}"):
             Field.of(env.observation_space)
         masked = _gives_mask(name, env)
         space = ActionMask(env).observation_space if masked else env.observation_space
-        return EnvFactory(name, payload, space, env.action_space, _has_time_limit(trial), left_out, masked)
+        return EnvFactory(
+            name, payload, space, env.action_space, _has_time_limit(trial), ignored_observations, masked
+        )
     finally:
         trial.close()
 
@@ -140,9 +142,9 @@ def _trial(name: str, build: Callable[[], AnyEnv]) -> AnyEnv:
     except EnvError:  # a wrapper's, and it says which
         raise
     except gym.error.DependencyNotInstalled as error:
-        raise EnvError(f"{name} needs a package that is not installed: {_one_line(error)}") from error
+        raise EnvError(f"{name} needs a package that is not installed: {one_line(error)}") from error
     except USER_ERRORS as error:  # the env's constructor is the user's code
-        raise _raised(f"the constructor of {name}", error) from error
+        raise EnvError.of(f"the constructor of {name}", error) from error
     if not isinstance(trial, gym.Env):
         raise EnvError(f"{name} returned {type(trial).__name__}, not a gymnasium.Env")
     return trial
@@ -154,13 +156,13 @@ def _require_space(name: str, trial: AnyEnv, kind: str) -> None:
     except AttributeError:
         raise EnvError(f"{name} has no {kind}; its constructor has to set one") from None
     except USER_ERRORS as error:  # a property of the user's
-        raise _raised(f"the {kind} of {name}", error) from error
+        raise EnvError.of(f"the {kind} of {name}", error) from error
     if not isinstance(space, gym.Space):
         raise EnvError(f"the {kind} of {name} is of type {type(space).__name__}, not a gymnasium.Space")
 
 
 @contextlib.contextmanager
-def _about(what: str) -> Iterator[None]:
+def _error_context(what: str) -> Iterator[None]:
     """Say of an EnvError what it is about."""
     try:
         yield
@@ -168,12 +170,7 @@ def _about(what: str) -> Iterator[None]:
         raise EnvError(f"{what}: {error}") from error
 
 
-def _raised(who: str, error: BaseException) -> EnvError:
-    text = "".join(traceback.format_exception(error))
-    return EnvError(f"{who} raised {type(error).__name__}: {_one_line(error)}", traceback=text)
-
-
-def _left_out(space: gym.Space[Any]) -> tuple[str, ...]:
+def _ignored_observations(space: gym.Space[Any]) -> tuple[str, ...]:
     """What `numeric_part` leaves out; nothing, if nothing would be left."""
     others = [(path, leaf) for path, leaf in leaves(space) if not is_numeric(leaf)]
     return tuple(f"observation{path} ({type(leaf).__name__})" for path, leaf in others if has_numbers(space))
@@ -188,7 +185,7 @@ def _gives_mask(name: str, trial: AnyEnv) -> bool:
     try:
         _, info = trial.reset(seed=0)
     except USER_ERRORS as error:  # the env is the user's code
-        raise _raised(f"reset(seed=0) of {name}", error) from error
+        raise EnvError.of(f"reset(seed=0) of {name}", error) from error
     if not isinstance(info, Mapping) or MASK_KEY not in info:
         return False
     length = mask_length(trial.action_space)
@@ -203,50 +200,6 @@ def _gives_mask(name: str, trial: AnyEnv) -> bool:
     return True
 
 
-def _dumps(name: str, value: object) -> bytes:
-    try:
-        payload: bytes = cloudpickle.dumps(value)
-    except Exception as error:  # anything may be raised by a user's __reduce__
-        raise EnvError(
-            f"{name} cannot be sent to a worker process: {_unpicklable_part(value)}{_one_line(error)}"
-        ) from error
-    return payload
-
-
-def _unpicklable_part(value: object) -> str:
-    """Name the attribute, argument or variable that cannot be pickled, as far as one can be found."""
-    path: list[str] = []
-    culprit: tuple[str, object] | None = ("", value)
-    while culprit is not None and len(path) < 8:
-        label, value = culprit
-        path += [label] if label else []
-        culprit = next((part for part in _parts(value) if not _picklable(part[1])), None)
-    return f"{'.'.join(path)}: " if path else ""
-
-
-def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """What a value drags along when it is pickled: attributes, closure and global variables."""
-    ours = isinstance(value, _FromSpec | _FromCallable | _WithTimeLimit | _WithWrappers)
-    if isinstance(value, dict):  # keyword arguments
-        yield from ((str(label), part) for label, part in value.items())
-    for label, part in getattr(value, "__dict__", {}).items():
-        yield "" if ours else label, part
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        cells = getattr(value, "__closure__", None) or ()
-        yield from ((label, cell.cell_contents) for label, cell in zip(code.co_freevars, cells, strict=True))
-        names = getattr(value, "__globals__", {})
-        yield from ((label, names[label]) for label in code.co_names if label in names)
-
-
-def _picklable(value: object) -> bool:
-    try:
-        cloudpickle.dumps(value)
-    except Exception:
-        return False
-    return True
-
-
 def _find_spec(env: str | EnvSpec) -> tuple[EnvSpec, str | None]:
     """The spec behind an id, and the module that registers it (`module:EnvId`)."""
     if isinstance(env, EnvSpec):
@@ -258,10 +211,7 @@ def _find_spec(env: str | EnvSpec) -> tuple[EnvSpec, str | None]:
         except ModuleNotFoundError as error:
             raise EnvError(f"cannot import {module!r} of the env id {env!r}: {error}") from error
         except USER_ERRORS as error:  # what happens in the module is the user's code
-            raise EnvError(
-                f"importing {module!r} for {env!r} raised {type(error).__name__}: {_one_line(error)}",
-                traceback="".join(traceback.format_exception(error)),
-            ) from error
+            raise EnvError.of(f"importing {module!r} for {env!r}", error) from error
     try:
         spec = gym.spec(env_id)
     except gym.error.Error as error:
@@ -274,7 +224,7 @@ def _hint(env_id: str, error: Exception) -> str:
         if env_id.startswith(prefix) and package not in sys.modules:
             return f"; its package registers it on import: {package}:{env_id}"
     close = difflib.get_close_matches(env_id, gym.registry, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f": {_one_line(error)}"
+    return f"; did you mean {close[0]!r}?" if close else f": {one_line(error)}"
 
 
 def _portable(spec: EnvSpec) -> EnvSpec:
@@ -351,7 +301,7 @@ def _rebuild(env: AnyEnv) -> tuple[Callable[[], AnyEnv], str]:
         build = _FromSpec(_portable(spec), {}, None)
         if _same_kind(build, env):
             return build, name
-    return _FromPickle(_dumps(name, env)), name
+    return _FromPickle(dumps(name, env)), name
 
 
 def _has_wrapper_of_main(spec: EnvSpec) -> bool:
@@ -404,7 +354,3 @@ def _has_time_limit(env: AnyEnv) -> bool:
 
 def _is_minigrid(env: AnyEnv) -> bool:
     return any(kind.__module__.partition(".")[0] == "minigrid" for kind in type(env).__mro__)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Sequence
 
 USER_ERRORS = (Exception, SystemExit)
@@ -19,6 +20,17 @@ class EnvError(ValueError):
     def __init__(self, message: str, *, traceback: str = "") -> None:
         self.traceback = traceback
         super().__init__(message)
+
+    @classmethod
+    def of(cls, what: str, error: BaseException) -> EnvError:
+        """The error for an exception of the user's code, with its traceback as text.
+
+        Args:
+            what: raised it, e.g. "the constructor of CartPole-v1".
+            error: what was raised.
+        """
+        text = "".join(traceback.format_exception(error))
+        return cls(f"{what} raised {describe(error)}", traceback=text)
 
 
 class EnvFailure(Exception):
@@ -71,6 +83,17 @@ class WorkerTimeout(WorkerError):
 
 class WorkerEnvFailed(WorkerError):
     """One of the worker's envs raised or returned something invalid; `traceback` says where."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception in one line; its type if there is no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception in one line: "ValueError: no such file"."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def describe_exit(exitcode: int | None) -> str:

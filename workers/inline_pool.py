@@ -13,7 +13,8 @@ import numpy.typing as npt
 from workers.block import EnvBlock
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
-from workers.protocol import POOL_CLOSED, SEED_DTYPE, Seeds, StepBatch, read_batch
+from workers.frames import SEED_DTYPE
+from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.slab import Array, SlabLayout
 
 
@@ -26,7 +27,7 @@ class _Command:
 
 
 class InlinePool:
-    """N envs in this process, stepped one after the other. Implements `workers.protocol.EnvPool`.
+    """N envs in this process, stepped one after the other. Implements `workers.frames.EnvPool`.
 
     Commands are carried out by `recv`, so errors surface where those of processes do.
 

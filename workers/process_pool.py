@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import multiprocessing
-import os
 import time
 import weakref
 from collections import deque
@@ -18,21 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.channel import Waiter
+from workers.cores import pin
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError
-from workers.link import WorkerLink
-from workers.protocol import (
-    POOL_CLOSED,
-    ROW_DTYPE,
-    SEED_DTYPE,
-    Kind,
-    Seeds,
-    StepBatch,
-    pack_rows,
-    read_batch,
-    unpack_rows,
-)
+from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
+from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.slab import Array, SlabLayout
+from workers.worker_handle import WorkerHandle
 
 Transport = Literal["shared", "pipe"]
 
@@ -40,25 +30,25 @@ _SPIN = 1e-3  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds for all workers together, then they are killed
 
 
-class _Share(NamedTuple):
+class _WorkerPart(NamedTuple):
     """What one worker does of a command: which part of the batch, which envs, and their rows as it counts."""
 
-    link: WorkerLink
+    handle: WorkerHandle
     part: slice
     env_ids: npt.NDArray[np.int64]
     rows: bytes
 
 
-class _Ticket(NamedTuple):
+class _PendingCommand(NamedTuple):
     """One unanswered command."""
 
     env_ids: npt.NDArray[np.int64]
-    shares: list[_Share]
+    parts: list[_WorkerPart]
     restarts: bool
 
 
 class ProcessPool:
-    """N envs in `num_workers` processes. Implements `workers.protocol.EnvPool`.
+    """N envs in `num_workers` processes. Implements `workers.frames.EnvPool`.
 
     Args:
         factory: builds each env.
@@ -105,18 +95,18 @@ class ProcessPool:
         self._answer_arrays = self._layout.answer_arrays(self._slab)
         self._answer_bytes = sum(array[0].nbytes for array in self._answer_arrays)
         self._restart_arrays = self._layout.restart_arrays(self._slab)
-        self._tickets: deque[_Ticket] = deque()
-        self._links: list[WorkerLink] = []
+        self._pending: deque[_PendingCommand] = deque()
+        self._handles: list[WorkerHandle] = []
         self._starts = np.array([r.start for r in _blocks(num_envs, self.num_workers)], np.int64)
         # Before the first process exists: whatever happens from here on, all of them are ended. atexit runs
         # this ahead of multiprocessing's own exit handler, which would wait for the workers for ever.
-        self._finalizer = weakref.finalize(self, _shut_down, self._links)
+        self._finalizer = weakref.finalize(self, _shut_down, self._handles)
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
         try:
             self._start(cloudpickle.dumps(factory), context, start_timeout)
             if pin_workers:
-                _pin([link.pid for link in self._links])
+                pin([handle.pid for handle in self._handles])
         except BaseException:
             self.close()
             raise
@@ -124,25 +114,25 @@ class ProcessPool:
     def _start(self, factory: bytes, context: BaseContext, timeout: float) -> None:
         for index, envs in enumerate(_blocks(self.num_envs, self.num_workers)):
             args = (factory, self._layout, (envs.start, envs.stop))
-            self._links.append(WorkerLink(index, envs, context, args))
+            self._handles.append(WorkerHandle(index, envs, context, args))
         self._waiter = Waiter(_SPIN)
-        self._by_fd = {fd: link for link in self._links for fd in link.filenos()}
+        self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
         for fd in self._by_fd:
             self._waiter.watch(fd)
-        self._await_answers(self._links, timeout)
-        for link in self._links:
-            link.take_answer()
-        self._everyone = self._split(np.arange(self.num_envs))
+        self._await_answers(self._handles, timeout)
+        for handle in self._handles:
+            handle.take_answer()
+        self._full_split = self._split(np.arange(self.num_envs))
 
     @property
     def stale_frames(self) -> int:
-        """Late or duplicated answers that were dropped."""
-        return sum(link.stale_frames for link in self._links)
+        """LazyArguments or duplicated answers that were dropped."""
+        return sum(handle.stale_frames for handle in self._handles)
 
     @property
     def worker_pids(self) -> list[int | None]:
         """Process ids of the workers, by worker index."""
-        return [link.pid for link in self._links]
+        return [handle.pid for handle in self._handles]
 
     def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
@@ -157,7 +147,7 @@ class ProcessPool:
             return
         seeds = np.asarray(next_seeds, SEED_DTYPE)
         self._command(
-            Kind.STEP_ON,
+            Kind.STEP_AUTORESET,
             env_ids,
             lambda part: seeds[part].tobytes() + pack_rows(self._command_arrays, env_ids[part]),
         )
@@ -165,39 +155,39 @@ class ProcessPool:
     def _command(
         self, kind: Kind, env_ids: npt.NDArray[np.int64], arguments: Callable[[slice], bytes]
     ) -> None:
-        """Give each worker its share: the rows, and the arguments of that slice of the batch."""
-        if not self._links:
+        """Give each worker its part: the rows, and the arguments of that slice of the batch."""
+        if not self._handles:
             raise RuntimeError(POOL_CLOSED)
-        shares = self._everyone if len(env_ids) == self.num_envs else self._split(env_ids)
-        for share in shares:
-            share.link.command(kind, share.rows + arguments(share.part), self.step_timeout)
-        self._tickets.append(_Ticket(env_ids, shares, restarts=kind is Kind.STEP_ON))
+        parts = self._full_split if len(env_ids) == self.num_envs else self._split(env_ids)
+        for part in parts:
+            part.handle.command(kind, part.rows + arguments(part.part), self.step_timeout)
+        self._pending.append(_PendingCommand(env_ids, parts, restarts=kind is Kind.STEP_AUTORESET))
 
-    def _split(self, env_ids: npt.NDArray[np.int64]) -> list[_Share]:
+    def _split(self, env_ids: npt.NDArray[np.int64]) -> list[_WorkerPart]:
         bounds = [*np.searchsorted(env_ids, self._starts).tolist(), len(env_ids)]
-        shares = []
-        for link, start, stop in zip(self._links, bounds[:-1], bounds[1:], strict=True):
+        parts = []
+        for handle, start, stop in zip(self._handles, bounds[:-1], bounds[1:], strict=True):
             if start < stop:
                 ids = env_ids[start:stop]
-                rows = (ids - link.envs.start).astype(ROW_DTYPE).tobytes()
-                shares.append(_Share(link, slice(start, stop), ids, rows))
-        return shares
+                rows = (ids - handle.envs.start).astype(ROW_DTYPE).tobytes()
+                parts.append(_WorkerPart(handle, slice(start, stop), ids, rows))
+        return parts
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """See `EnvPool.recv`."""
-        if not self._tickets:
+        if not self._pending:
             raise RuntimeError("recv without an open command: call reset or send first")
-        ticket = self._tickets[0]
+        command = self._pending[0]
         self._await_answers(
-            [share.link for share in ticket.shares], self.step_timeout if timeout is None else timeout
+            [part.handle for part in command.parts], self.step_timeout if timeout is None else timeout
         )
-        self._tickets.popleft()
-        for share in ticket.shares:
+        self._pending.popleft()
+        for part in command.parts:
             try:
-                self._unpack(share.env_ids, share.link.take_answer().payload, ticket.restarts)
+                self._unpack(part.env_ids, part.handle.take_answer().payload, command.restarts)
             except ProtocolError as error:
-                raise share.link.nonsense(error) from error
-        return read_batch(self._slab, ticket.env_ids, ticket.restarts)
+                raise part.handle.protocol_violation(error) from error
+        return read_batch(self._slab, command.env_ids, command.restarts)
 
     def _unpack(self, env_ids: npt.NDArray[np.int64], payload: bytes, restarts: bool) -> None:
         if not (restarts and self._restart_arrays):
@@ -208,21 +198,21 @@ class ProcessPool:
         ended = env_ids[self._slab.flags[env_ids] != 0]
         unpack_rows(self._restart_arrays, ended, payload[size:])
 
-    def _await_answers(self, links: Sequence[WorkerLink], timeout: float) -> None:
-        """Wait until each of the links has an answer, watching the pipes and the lives of *all* workers."""
+    def _await_answers(self, handles: Sequence[WorkerHandle], timeout: float) -> None:
+        """Wait until each of the handles has an answer, watching the pipes and the lives of *all* workers."""
         deadline = time.monotonic() + timeout
-        while any(not link.has_answer for link in links):
+        while any(not handle.has_answer for handle in handles):
             remaining = deadline - time.monotonic()
             # Poll even when the time is up: after a suspend, the answers may have been there all along.
             events = self._waiter.wait(max(0.0, remaining))
             for fd, _ in events:
                 self._by_fd[fd].on_readable(fd)
             if not events and remaining <= 0.0:
-                raise next(link for link in links if not link.has_answer).timed_out(timeout)
+                raise next(handle for handle in handles if not handle.has_answer).timed_out(timeout)
 
     def close(self) -> None:
         """See `EnvPool.close`. Never takes more than about 2 s; what is not done by then is killed."""
-        self._tickets.clear()
+        self._pending.clear()
         self._finalizer()
         atexit.unregister(self._finalizer)
 
@@ -239,24 +229,11 @@ def _blocks(num_envs: int, num_workers: int) -> Iterator[range]:
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
 
 
-def _pin(pids: Sequence[int | None]) -> None:
-    """Give each process one core, if there are at least as many processes as cores."""
-    if not hasattr(os, "sched_setaffinity"):  # macOS
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(pids) < len(cores):
-        return  # the choice of cores is better left to the system: other runs want some, too
-    for index, pid in enumerate(pids):
-        if pid is not None:
-            with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
-                os.sched_setaffinity(pid, {cores[index % len(cores)]})
-
-
-def _shut_down(links: list[WorkerLink]) -> None:
+def _shut_down(handles: list[WorkerHandle]) -> None:
     """Two passes under one deadline: ask all, then wait for each and kill what is left."""
     deadline = time.monotonic() + _CLOSE_TIMEOUT
-    for link in links:
-        link.ask_to_close()
-    for link in links:
-        link.join(deadline)
-    links.clear()
+    for handle in handles:
+        handle.ask_to_close()
+    for handle in handles:
+        handle.join(deadline)
+    handles.clear()

@@ -100,14 +100,14 @@ class Leaf:
         label: what messages call it.
         space: its own.
         shape, dtype: of one value.
-        holds: whether all of [G, *shape] values are valid; None if every value is.
+        is_valid: whether all of [G, *shape] values are valid; None if every value is.
     """
 
     label: str
     space: gym.Space[Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    holds: Callable[[Array], bool] | None
+    is_valid: Callable[[Array], bool] | None
 
     @classmethod
     def of(cls, path: str, space: gym.Space[Any]) -> Leaf:
@@ -138,7 +138,7 @@ class Leaf:
         array: Array = value
         return array
 
-    def complaint(self, value: Any) -> RowError:
+    def error_for(self, value: Any) -> RowError:
         """What is wrong with a value that does not hold."""
         if self.dtype.kind == "f":
             return RowError(f"{self.label} that is not finite: {value}")
@@ -173,7 +173,7 @@ class RowCodec:
     def __init__(self, space: gym.Space[Any]) -> None:
         self._space = space
         self._leaves = [Leaf.of(path, leaf) for path, leaf in leaves(space)]
-        self._checks = [(index, leaf) for index, leaf in enumerate(self._leaves) if leaf.holds is not None]
+        self._checks = [(index, leaf) for index, leaf in enumerate(self._leaves) if leaf.is_valid is not None]
         self.plain = None if is_composite(space) else self._leaves[0]
         # Fields "0", "1", ... of a record without gaps.
         self._record = np.dtype([(str(i), leaf.dtype, leaf.shape) for i, leaf in enumerate(self._leaves)])
@@ -190,7 +190,7 @@ class RowCodec:
         return [records[str(index)] for index in range(len(self._leaves))]
 
     def write(self, value: Any, columns: Sequence[Array], row: int) -> None:
-        """Write one element into a row; whether its numbers are valid is for `holds` to say.
+        """Write one element into a row; whether its numbers are valid is for `is_valid` to say.
 
         Raises:
             RowError: another structure, shape or dtype.
@@ -202,22 +202,22 @@ class RowCodec:
         for leaf, column, part in zip(self._leaves, columns, values, strict=True):
             column[row] = leaf.array(part)
 
-    def holds(self, columns: Sequence[Array], index: slice | Array) -> bool:
+    def is_valid(self, columns: Sequence[Array], index: slice | Array) -> bool:
         """Whether the rows at `index` hold numbers that are finite and within the discrete spaces."""
         for number, leaf in self._checks:
-            if leaf.holds is not None and not leaf.holds(columns[number][index]):
+            if leaf.is_valid is not None and not leaf.is_valid(columns[number][index]):
                 return False
         return True
 
-    def require(self, columns: Sequence[Array], row: int) -> None:
+    def check(self, columns: Sequence[Array], row: int) -> None:
         """Check one row.
 
         Raises:
             RowError: its numbers are not finite, or not in a discrete space.
         """
         for number, leaf in self._checks:
-            if leaf.holds is not None and not leaf.holds(columns[number][row : row + 1]):
-                raise leaf.complaint(columns[number][row])
+            if leaf.is_valid is not None and not leaf.is_valid(columns[number][row : row + 1]):
+                raise leaf.error_for(columns[number][row])
 
     def read(self, rows: Array) -> Elements:
         """The elements in rows, as an env takes actions.
@@ -245,7 +245,7 @@ class RowCodec:
             rows = np.zeros((1, self._record.itemsize), np.uint8)
         columns = self.columns(rows)
         self.write(value, columns, 0)
-        self.require(columns, 0)
+        self.check(columns, 0)
         row: Array = rows[0, ...]
         return row
 
@@ -279,10 +279,10 @@ def _finite(values: Array) -> bool:
 
 
 def _within(low: Any, high: Any) -> Callable[[Array], bool]:
-    def holds(values: Array) -> bool:
+    def is_valid(values: Array) -> bool:
         return bool(((values >= low) & (values <= high)).all())
 
-    return holds
+    return is_valid
 
 
 def _flattened(space: gym.Space[Any], value: Any, path: str = "") -> Iterator[Any]:

@@ -69,7 +69,7 @@ class Field:
             raise EnvError(f"the space {shown} is not supported: it holds no numbers")
         return cls((length,), np.dtype(np.uint8))
 
-    def private(self, rows: int) -> Array:
+    def allocate(self, rows: int) -> Array:
         return np.zeros((rows, *self.shape), self.dtype)
 
     def nbytes(self, rows: int) -> int:
@@ -116,7 +116,7 @@ class SlabLayout:
         """The rows `start:stop` of the slab: views of shared memory, or fresh private arrays."""
         stop = self.num_envs if stop is None else stop
         if self.memory is None:
-            arrays = [field.private(stop - start) for field in self.fields]
+            arrays = [field.allocate(stop - start) for field in self.fields]
         else:
             arrays = [
                 field.view(memory, self.num_envs)[start:stop]

@@ -171,7 +171,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-_DEEDS: Mapping[str, Callable[[], object]] = MappingProxyType(
+_ACTIONS_OF_FAULTS: Mapping[str, Callable[[], object]] = MappingProxyType(
     {
         "raise": lambda: _raise(ValueError("boom")),
         "raise_awkward": lambda: _raise(AwkwardError("left", "right")),
@@ -235,7 +235,7 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         once: str | None = None,
         announce: str | None = None,
     ) -> None:
-        if fault not in {*_DEEDS, *_BAD_OBS, *_BAD_REWARD}:
+        if fault not in {*_ACTIONS_OF_FAULTS, *_BAD_OBS, *_BAD_REWARD}:
             raise KeyError(fault)
         super().__init__(env)
         self._fault, self._stage, self._at_step = fault, stage, at_step
@@ -243,31 +243,31 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         self._armed = False
         self._step = 0
         if stage == "init":
-            self._happens()
+            self._trigger()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         self._armed = self._seed in (None, seed)
         self._step = 0
-        happens = self._stage == "reset" and self._armed and self._happens()
+        happens = self._stage == "reset" and self._armed and self._trigger()
         obs, info = self.env.reset(seed=seed, options=options)
-        return (self._spoilt(obs) if happens else obs), info
+        return (self._corrupted(obs) if happens else obs), info
 
     def step(self, action: Any) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
         self._step += 1
-        happens = self._stage == "step" and self._armed and self._step == self._at_step and self._happens()
+        happens = self._stage == "step" and self._armed and self._step == self._at_step and self._trigger()
         obs, reward, terminated, truncated, info = self.env.step(action)
         if happens:
-            obs, reward = self._spoilt(obs), _BAD_REWARD.get(self._fault, reward)
+            obs, reward = self._corrupted(obs), _BAD_REWARD.get(self._fault, reward)
         return obs, reward, terminated, truncated, info
 
     def close(self) -> None:
         if self._stage == "close":
-            self._happens()
+            self._trigger()
         self.env.close()
 
-    def _happens(self) -> bool:
+    def _trigger(self) -> bool:
         """Do the deed, if the fault is one; whether the fault happens at all."""
         if self._once is not None:
             try:
@@ -277,11 +277,11 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         if self._announce is not None:
             with open(self._announce, "a", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
-        deed = _DEEDS.get(self._fault)
+        deed = _ACTIONS_OF_FAULTS.get(self._fault)
         if deed is not None:
             deed()
         return True
 
-    def _spoilt(self, obs: Array) -> Any:
+    def _corrupted(self, obs: Array) -> Any:
         spoil = _BAD_OBS.get(self._fault)
         return obs if spoil is None else spoil(obs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.utils import RecordConstructorArgs
 
-from workers.errors import USER_ERRORS, EnvError
+from workers.errors import USER_ERRORS, EnvError, describe
 from workers.rows import leaves, numeric_part, select_numeric
 
 AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
@@ -140,9 +139,9 @@ class NamedWrapper:
         try:
             self.wrapper: Callable[..., Any] = getattr(importlib.import_module(module), name)
         except AttributeError as error:
-            raise EnvError(f"the wrapper {text!r} is unknown: {_one_line(error)}") from error
+            raise EnvError(f"the wrapper {text!r} is unknown: {describe(error)}") from error
         except USER_ERRORS as error:  # what happens in the module is the user's code
-            raise EnvError(f"cannot import the wrapper {text!r}: {_one_line(error)}") from error
+            raise EnvError(f"cannot import the wrapper {text!r}: {describe(error)}") from error
         if not callable(self.wrapper):
             raise EnvError(f"the wrapper {text!r} is not a class")
 
@@ -156,8 +155,7 @@ class NamedWrapper:
             wrapped = self.wrapper(env, **self.kwargs)
         except USER_ERRORS as error:  # the constructor is the user's code
             env.close()
-            text = "".join(traceback.format_exception(error))
-            raise EnvError(f"the wrapper {self.text!r} raised {_one_line(error)}", traceback=text) from error
+            raise EnvError.of(f"the wrapper {self.text!r}", error) from error
         if not isinstance(wrapped, gym.Env):
             env.close()
             raise EnvError(f"the wrapper {self.text!r} made a {type(wrapped).__name__}, not a gymnasium.Env")
@@ -188,7 +186,3 @@ def _parsed(text: str) -> tuple[str, str, dict[str, Any]]:
 def _malformed(text: str) -> EnvError:
     form = "'module:Class' or 'module:Class(key=value, ...)' with literal values"
     return EnvError(f"a wrapper is given as {form}, not as {text!r}")
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from studies import speed
-from studies.plans import SB3, STUDIES, Study
-from studies.results import CURVE_HEADER, read_results
-from studies.statistics import bootstrap_interval, interquartile_mean
+import speed
+from intervals import bootstrap_interval, interquartile_mean
+from plans import SB3, STUDIES, Study
+from results import CURVE_HEADER, read_results
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _DPI = 120
@@ -23,7 +22,7 @@ Results = dict[str, list[dict[str, Any]]]  # by variant
 _INTRO = f"""# Results
 
 What prl learns on well-known environments, and how that compares with targets and with Stable-Baselines3.
-What stands between the two marks is written by `python scripts/study.py report`.
+What stands between the two marks is written by `python scripts/studies/study.py report`.
 
 {BEGIN}
 {END}
@@ -34,11 +33,12 @@ the scores, without the lowest and the highest quarter of the seeds (each rounde
 bootstrap of the IQM over seeds, 10,000 resamples. Seconds: median wall-clock time of one training run, on one
 thread unless its command says otherwise, while other runs used other cores ("runs at a time")."""
 
-_SPEED_LEGEND = """`python scripts/study.py speed`: seconds of training for so many steps with the settings of
-the tables (medians of the rounds in `speed.json`), one run at a time and in turns, every process on one
-thread. Stable-Baselines3 steps its envs in the learner's process, as `prl` does; "2 workers" are two
-processes beside the learner. Ratios are those of the medians: above 1, prl is faster. The settings of the two
-differ, so this is how long the same number of steps takes, not how long the same update takes."""
+_SPEED_LEGEND = """`python scripts/studies/study.py speed`: seconds of training for N steps with the
+settings of the tables (medians of the rounds in `speed.json`), one run at a time and in turns, every
+process on one thread. Stable-Baselines3 steps its envs in the learner's process, as `prl` does; "2
+workers" are two processes beside the learner. Ratios are those of the medians: above 1, prl is faster.
+The settings of the two differ, so this is how long the same number of steps takes, not how long the
+same update takes."""
 
 
 def write_report(folder: Path) -> Path:
@@ -185,7 +185,7 @@ def number(value: float) -> str:
 def draw(study: Study, results: Results, folder: Path) -> bool:
     """Draw the training curves of all variants; False if there is nothing to draw."""
     from prl import ConfigError  # late: these import torch
-    from prl.plot import draw as draw_curves
+    from prl.commands.plot import draw as draw_curves
 
     curves = {}
     for variant, of_variant in results.items():
@@ -205,8 +205,8 @@ def draw(study: Study, results: Results, folder: Path) -> bool:
 
 
 def read_curve(path: Path) -> Any:
-    """A curve as `prl.plot` takes it."""
-    from prl.plot import Curve
+    """A curve as `prl.commands.plot` takes it."""
+    from prl.run.curves import Curve
 
     with path.open(newline="", encoding="utf-8") as file:
         rows = [[float(row[name]) for name in CURVE_HEADER] for row in csv.DictReader(file)]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from studies.plans import Study, Unit
+from plans import Study, Unit
 
 CURVE_ROWS = 200
 CURVE_HEADER = ("timesteps", "mean_return")

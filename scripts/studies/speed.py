@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from studies.plans import SB3, Study, Unit
+from plans import SB3, Study, Unit
 
 FILE = "speed.json"
 HEADER = ("env", "steps", "prl", "prl, 2 workers", "sb3", "sb3 / prl", "sb3 / prl, 2 workers")

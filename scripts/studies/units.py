@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-
-from studies.peer import train_and_play
-from studies.plans import SB3, Unit
-from studies.results import Curve, write_result
+from baseline import train_and_play
+from plans import SB3, Unit
+from results import Curve, write_result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EPISODES = 100
@@ -118,10 +117,10 @@ def evaluate(run: Path, episodes: int) -> list[float]:
     """The returns of the final policy, acting deterministically."""
     import torch
 
-    from prl import evaluate as evaluation
+    from prl.run.saved_run import evaluate_run
 
     torch.set_num_threads(1)
-    played = evaluation.evaluate_run(run, episodes=episodes, seed=EVAL_SEED)
+    played = evaluate_run(run, episodes=episodes, seed=EVAL_SEED)
     return [episode.episode_return for episode in played]
 
 
@@ -137,12 +136,12 @@ def read_progress(path: Path) -> Curve:
 
 def run_peer(unit: Unit, episodes: int) -> Outcome:
     """Train and evaluate Stable-Baselines3 on the same budget and the same episodes."""
-    from prl.evaluate import episode_seed  # late, as it imports torch
+    from prl import episode_seed
 
     seeds = [episode_seed(EVAL_SEED, 0, number) for number in range(episodes)]
     found = train_and_play(unit.study.env_id, unit.budget, unit.seed, seeds)
     flags = ["--env", unit.study.slug, "--algo", SB3, "--seed", str(unit.seed), "--budget", str(unit.budget)]
-    return Outcome(**found, command=shlex.join(["python", "scripts/study.py", "one", *flags]))
+    return Outcome(**found, command=shlex.join(["python", "scripts/studies/study.py", "one", *flags]))
 
 
 def describe(unit: Unit, outcome: Outcome, jobs: int, code: dict[str, str | None]) -> dict[str, Any]:

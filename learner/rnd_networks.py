@@ -1,0 +1,145 @@
+"""The networks of Random Network Distillation, and what they see of an observation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.encoders import CompositeEncoder, Encoder, channels_first, is_image, make_encoder
+from learner.networks import NatureCNN, mlp
+from learner.normalize import ObservationNormalizer
+from learner.spaces import is_composite
+
+_VECTOR_WIDTH = 64  # of the target's output if there are no hidden sizes to take it from
+_SEED_KEY = 0x524E44  # "RND": the policy draws its weights with the bare seed
+
+IMAGE_FEATURES = 512
+"""The width of what a NatureCNN makes of an image, and of the layers behind it."""
+
+
+class RNDNetworks(nn.Module):
+    """Everything that sees observations: how they are normalised, the target, its predictor, and the critic.
+
+    Args:
+        space: of the observations.
+        hidden_sizes: of all three networks; those of images have none. The predictor has two layers more than
+            the target, as in the authors' code.
+        seed: of all weights.
+    """
+
+    def __init__(self, space: gym.Space[Any], hidden_sizes: Sequence[int], seed: int) -> None:
+        super().__init__()
+        own_seed = int(np.random.SeedSequence([seed, _SEED_KEY]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(own_seed)
+        self.encoder = flat_encoder(space)
+        hidden = tuple(hidden_sizes) if self.encoder.needs_hidden_layers else ()
+        width = hidden[-1] if hidden else _VECTOR_WIDTH
+        if any(isinstance(part, PixelEncoder) for part in self.encoder.modules()):
+            width = IMAGE_FEATURES
+        gain = math.sqrt(2.0)
+        self.target = RNDNetwork(self.encoder, [*hidden, width], gain, generator).requires_grad_(False)
+        self.predictor = RNDNetwork(self.encoder, [*hidden, width, width, width], gain, generator)
+        self.critic = RNDNetwork(self.encoder, [*hidden, 1], 1.0, generator)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether observations have been counted; True if there is nothing that has to be."""
+        normalizers = [part for part in self.encoder.modules() if isinstance(part, ObservationNormalizer)]
+        return all(float(normalizer.count) > 0.0 for normalizer in normalizers)
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        """What the networks see of rows [S, *O]: f32[S, P]."""
+        return self.encoder.preprocess(rows)
+
+    def update_statistics(self, chunks: Iterable[Tensor]) -> None:
+        """Count rows [S, *O], chunk after chunk, in the statistics."""
+        for rows in chunks:
+            self.encoder.update_statistics(rows)
+
+
+class RNDNetwork(nn.Module):
+    """Linear layers behind the vector of an observation; the images in it go through a NatureCNN first.
+
+    Args:
+        encoder: made the vectors.
+        sizes: of the linear layers: hidden sizes and outputs.
+        output_gain: of the last layer.
+        generator: draws the weights.
+    """
+
+    def __init__(
+        self, encoder: Encoder, sizes: Sequence[int], output_gain: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        leaves = list(encoder.parts) if isinstance(encoder, CompositeEncoder) else [encoder]
+        parts = [part for part in leaves if isinstance(part, Encoder)]
+        self._widths = [part.features for part in parts]
+        self.stems = nn.ModuleList(
+            _image_stem(part.image_shape, generator) if isinstance(part, PixelEncoder) else nn.Identity()
+            for part in parts
+        )
+        features = sum(part.features if part.needs_hidden_layers else IMAGE_FEATURES for part in parts)
+        self.layers = mlp([features, *sizes], output_gain, generator, "relu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """F32[S, outputs] for vectors f32[S, P]."""
+        pieces = inputs.split(self._widths, dim=1)
+        features = [stem(piece) for stem, piece in zip(self.stems, pieces, strict=True)]
+        outputs: Tensor = self.layers(torch.cat(features, dim=1))
+        return outputs
+
+
+def _image_stem(shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:
+    return nn.Sequential(nn.Unflatten(1, shape), NatureCNN(*shape, generator, IMAGE_FEATURES))
+
+
+def flat_encoder(space: gym.Space[Any]) -> Encoder:
+    """Any observation as one vector of normalised numbers and one-hot choices; it has no weights.
+
+    Raises:
+        ValueError: the space is not supported.
+    """
+    if is_composite(space):
+        return CompositeEncoder(space, flat_encoder)
+    if isinstance(space, gym.spaces.Box) and is_image(space):
+        return PixelEncoder(space)
+    return make_encoder(space, torch.Generator(), _normalizer)
+
+
+class PixelEncoder(Encoder):
+    """Images as vectors of pixels, each by its own running mean and standard deviation.
+
+    Args:
+        space: a Box for which `learner.encoders.is_image` holds.
+
+    Attributes:
+        image_shape: (C, H, W), the order in which the pixels lie.
+    """
+
+    needs_hidden_layers = False
+
+    def __init__(self, space: gym.spaces.Box) -> None:
+        super().__init__()
+        self._to_channels = channels_first(space.shape)
+        channels, height, width = self._to_channels(torch.empty(1, *space.shape, device="meta")).shape[1:]
+        self.image_shape = (channels, height, width)
+        self.features = channels * height * width
+        self.normalizer = _normalizer((self.features,))
+
+    def preprocess(self, rows: Tensor) -> Tensor:
+        """F32[S, C * H * W] for images [S, ...]."""
+        pixels: Tensor = self.normalizer(self._to_channels(rows).flatten(start_dim=1))
+        return pixels
+
+    def update_statistics(self, rows: Tensor) -> None:
+        self.normalizer.update(self._to_channels(rows).flatten(start_dim=1))
+
+
+def _normalizer(shape: tuple[int, ...]) -> ObservationNormalizer:
+    return ObservationNormalizer(shape, clip=5.0)  # section 2.4

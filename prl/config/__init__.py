@@ -1,0 +1,1 @@
+"""Settings: the dataclass of a run, presets, and how flags and files fill it."""

@@ -1,0 +1,189 @@
+"""From a command line to a dataclass: flat kebab-case flags, a YAML file first, one line per mistake.
+
+jsonargparse parses and checks the types; this module gives it the fields and words its errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import yaml
+from jsonargparse import ActionYesNo, ArgumentParser
+
+from learner.settings import ConfigError, type_in_words
+from prl.config.preset import find_preset
+
+Config = TypeVar("Config")
+
+
+def parse(
+    config_class: type[Config], argv: Sequence[str], *, prog: str, positional: str | None = None
+) -> Config:
+    """Build a config of flags and, if `--config FILE` is among them, of a YAML file below them.
+
+    Args:
+        config_class: a flat dataclass; its docstring's `Attributes` are the help texts, in their order.
+        argv: without the program's name.
+        prog: the program's name.
+        positional: the field that is given without a flag.
+
+    Raises:
+        ConfigError: a flag, key or value is wrong.
+        SystemExit: `--help` was asked for and printed.
+    """
+    hints = get_type_hints(config_class)
+    parser = _parser(config_class, hints, prog, positional)
+    try:
+        file = _config_file(argv)
+        chosen = {} if file is None else _file_values(parser, hints, file)
+        parser.set_defaults(chosen)
+        if "preset" in hints:
+            parser.set_defaults(_preset_values(parser, hints, argv) | chosen)
+        values = parser.parse_args(list(argv)).as_dict()
+    except argparse.ArgumentError as error:
+        raise ConfigError(_reworded(error.message, hints, parser)) from None
+    values.pop("config", None)
+    for name, value in values.items():
+        if get_origin(hints[name]) is Mapping and not isinstance(value, Mapping):
+            # Key by key: one more argument for an env should not take away those of its preset.
+            values[name] = {**(parser.get_default(name) or {}), **_key_values(name, value)}
+    return config_class(**values)
+
+
+def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The settings that prl has for the env that flags and file name."""
+    known = parser.parse_args(list(argv))
+    preset = find_preset(known.env_id, known.preset)
+    return {} if preset is None else _checked(parser, hints, preset.settings, f"preset {preset.pattern}")
+
+
+def _parser(
+    config_class: type[Any], hints: Mapping[str, Any], prog: str, positional: str | None
+) -> ArgumentParser:
+    doc = docstring_parser.parse(config_class.__doc__ or "")
+    help_of = {param.arg_name: " ".join((param.description or "").split()) for param in doc.params}
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} {positional.upper() + ' ' if positional else ''}[flags]",
+        description=doc.short_description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win")
+    fields = {item.name: item for item in dataclasses.fields(config_class)}
+    for item in (fields[name] for name in help_of):
+        flag = item.name if item.name == positional else _flag(item.name)
+        hint = hints[item.name]
+        default: Any = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        options: dict[str, Any] = {"help": help_of.get(item.name, "")}
+        if item.name != positional:
+            options["default"] = default
+        if hint is bool:
+            options["action"] = ActionYesNo(yes_prefix="", no_prefix="no-")
+        elif get_origin(hint) is Mapping:
+            options |= {"nargs": "*", "metavar": "KEY=VALUE"}
+        elif get_origin(hint) is Sequence:
+            options |= {"nargs": "*", "type": get_args(hint)[0], "default": list(default)}
+        else:
+            options["type"] = hint
+        parser.add_argument(flag, **options)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _config_file(argv: Sequence[str]) -> Path | None:
+    """`--config` is looked for ahead of everything else, so that flags win wherever they stand."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", type=Path)
+    file: Path | None = finder.parse_known_args(list(argv))[0].config
+    return file
+
+
+def _file_values(parser: ArgumentParser, hints: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold a mapping of settings to values")
+    return _checked(parser, hints, values, str(file))
+
+
+def _checked(
+    parser: ArgumentParser, hints: Mapping[str, Any], values: Mapping[str, Any], file: str
+) -> dict[str, Any]:
+    """The values in their types.
+
+    Raises:
+        ConfigError: one does not fit; it names the file.
+    """
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{file}: unknown setting {name!r}{_did_you_mean(str(name), hints)}")
+        if not _right_container(hints[name], values[name]):
+            raise ConfigError(f"{file}: {name} must be {type_in_words(hints[name])}, got {values[name]!r}")
+    mappings = {name: value for name, value in values.items() if get_origin(hints[name]) is Mapping}
+    others = {name: value for name, value in values.items() if name not in mappings}
+    try:
+        checked = parser.parse_object(others).as_dict()
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{file}: {_reworded(error.message, hints, parser, in_file=True)}") from None
+    return {name: checked[name] for name in others} | mappings
+
+
+def _right_container(hint: Any, value: Any) -> bool:
+    """What the parser would not check, or would trip over: nulls, mappings and lists."""
+    if value is None:
+        return type(None) in get_args(hint)
+    if get_origin(hint) is Mapping:
+        return isinstance(value, Mapping)
+    return get_origin(hint) is not Sequence or isinstance(value, list)
+
+
+def _key_values(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"{_flag(name)} takes key=value, got {pair!r}")
+        try:
+            result[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            result[key] = text
+    return result
+
+
+def _reworded(message: str, hints: Mapping[str, Any], parser: ArgumentParser, in_file: bool = False) -> str:
+    """Jsonargparse's messages in one line and in the user's words."""
+    unknown = re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        flag = unknown[1].partition("=")[0]
+        kind = "flag" if flag.startswith("-") else "argument"
+        return f"unknown {kind} {flag}{_did_you_mean(flag, known)}"
+    missing = re.match(r"(?:argument (\S+): )?expected (?:at least )?one argument", message)
+    if missing:
+        return f"{missing[1] or '--config'} needs a value"
+    key = re.match(r'Parser key "(\w+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if key and value and key[1] in hints:
+        name = key[1] if in_file else _flag(key[1])
+        return f"{name} must be {type_in_words(hints[key[1]])}, got {value[1]!r}"
+    return " ".join(message.split())
+
+
+def _did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

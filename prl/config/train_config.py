@@ -1,0 +1,180 @@
+"""The configuration of a run: one frozen dataclass, checked once, saved and loaded as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from learner.ppo import PPOConfig
+from learner.settings import ConfigError, Rule, check
+
+__all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings"]
+
+
+@dataclass(frozen=True)
+class TrainConfig(PPOConfig):
+    """Train PPO on a Gymnasium environment with many environment processes.
+
+    Attributes:
+        env_id: anything gymnasium.make takes; module:EnvId imports module first.
+        env_kwargs: keyword arguments of the env, as key=value.
+        wrappers: put around the env from the inside out, each as module:Class or
+            "module:Class(key=value, ...)".
+        preset: auto takes the settings that prl has for the env id, if any; none takes no notice of them;
+            the id of another env takes those of that env. Flags and config file win over them.
+        max_episode_steps: cut episodes after so many steps; null keeps the env's own limit.
+        num_envs: environments in all.
+        num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
+            the learner's own process.
+        num_groups: step the envs in so many groups; 2 lets the policy act for one while the other steps.
+        transport: rows in shared memory, or everything through the pipes.
+        step_timeout: seconds a worker may take for one command before it is killed.
+        pin_workers: with at least as many workers as cores, keep each on one core.
+        total_timesteps: the run ends with the first update that has seen so many env steps.
+        rollout: a round is one whole episode of every env, or num_steps steps of every env.
+        num_steps: steps per env and round, with rollout steps.
+        batch_size: an update waits for at least so many steps, in as many rounds as that takes.
+        seed: of everything random in the run.
+        hidden_sizes: of the actor's and of the critic's network.
+        activation: between their layers.
+        log_std_init: initial log standard deviation of continuous actions.
+        encoder: a torch module of one's own, as module:Class; called with the observation space, it makes
+            features of observations for actor and critic.
+        normalize_obs: numbers in observations by running mean and standard deviation; up to 2048 steps of the
+            untrained policy give the first ones.
+        normalize_reward: divide rewards by the running standard deviation of the discounted return.
+        device: cpu, cuda, cuda:1, ... or auto for a GPU if there is one.
+        torch_threads: of the learner; part of what a seed means, since sums depend on it.
+        run_folder: where the run is written; null makes a new folder below runs/.
+        actor_lr: Adam's step size for the actor.
+        critic_lr: Adam's step size for the critic.
+        anneal_lr: scale both step sizes linearly to 0 over the run.
+        anneal_clip_range: scale clip_range linearly to 0 over the run.
+        gamma: discount.
+        gae_lambda: lambda of the advantage estimate.
+        clip_range: how far the probability ratio may move; 0.2 is 20 percent.
+        clip_range_vf: how far a value may move in an update; null does not clip.
+        num_epochs: passes over each batch.
+        minibatch_size: steps per optimiser step.
+        normalize_advantage: to mean 0 and standard deviation 1, per minibatch.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: bound on the gradient's norm.
+        target_kl: end an update once approx_kl exceeds 1.5 times this; null never does.
+        rnd: reward states that are new to the learner (Random Network Distillation).
+        rnd_coef: weight of the advantages of that reward beside those of the env's.
+        rnd_gamma: its discount.
+        rnd_lr: Adam's step size for its networks.
+        eval_freq: evaluate after every so many env steps, on envs of their own; 0 never does.
+        eval_episodes: episodes of an evaluation.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    env_id: str = ""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: Sequence[str] = ()
+    preset: str = "auto"
+    max_episode_steps: int | None = None
+    num_envs: int = 32
+    num_workers: int | None = None
+    num_groups: int = 1
+    transport: Literal["shared", "pipe"] = "shared"
+    step_timeout: float = 60.0
+    pin_workers: bool = True
+    total_timesteps: int = 100_000
+    rollout: Literal["episodes", "steps"] = "episodes"
+    num_steps: int = 128
+    batch_size: int = 1024
+    seed: int = 0
+    hidden_sizes: Sequence[int] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    log_std_init: float = 0.0
+    encoder: str | None = None
+    normalize_obs: bool = False
+    device: str = "auto"
+    torch_threads: int = 1
+    run_folder: Path | None = None
+    actor_lr: float = 1e-3
+    critic_lr: float = 2.5e-3
+    minibatch_size: int = 256
+    rnd: bool = False
+    rnd_coef: float = 0.5
+    rnd_gamma: float = 0.99
+    rnd_lr: float = 1e-3
+    eval_freq: int = 0
+    eval_episodes: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("wrappers", "hidden_sizes"):
+            if isinstance(getattr(self, name), list):  # as it comes from flags and files
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.run_folder is not None:
+            object.__setattr__(self, "run_folder", Path(self.run_folder))
+        if not self.env_id:
+            raise ConfigError("env_id is required, e.g. CartPole-v1")
+        check(self, _RULES)
+        if self.num_groups > self.num_envs:
+            raise ConfigError(f"num_groups must be at most num_envs ({self.num_envs}), got {self.num_groups}")
+
+
+_RULES: tuple[Rule, ...] = (
+    (
+        "max_episode_steps num_envs num_groups num_steps total_timesteps batch_size torch_threads",
+        lambda v: v >= 1,
+        "at least 1",
+    ),
+    ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),
+    ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
+    ("step_timeout", lambda v: 0.0 < v <= 86_400.0, "a positive number of seconds, at most 86400"),
+    ("eval_freq", lambda v: v >= 0, "0 (never) or more"),
+    ("eval_episodes", lambda v: v >= 1, "at least 1"),
+    ("rnd_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
+    ("rnd_gamma", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
+    ("rnd_lr", lambda v: 0.0 < v < math.inf, "a positive number"),
+    ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
+    ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
+)
+
+
+def unused_settings(config: TrainConfig) -> list[tuple[str, str]]:
+    """Settings that were changed but have no effect, each with the option that would activate it."""
+    cases = (
+        ("num_steps", config.rollout == "steps", "rollout steps"),
+        ("rnd_coef rnd_gamma rnd_lr", config.rnd, "rnd"),
+        ("eval_episodes", config.eval_freq > 0, "eval_freq"),
+    )
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    return [
+        (name, needed)
+        for names, in_use, needed in cases
+        for name in names.split()
+        if not in_use and getattr(config, name) != defaults[name]
+    ]
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """All settings as YAML that `train.py --config` takes."""
+    plain: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        elif isinstance(value, Mapping):
+            value = dict(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = list(value)
+        plain[item.name] = value
+    text: str = yaml.safe_dump(plain, sort_keys=True)
+    return text

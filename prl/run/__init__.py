@@ -1,0 +1,1 @@
+"""A whole run, and what is written about it."""

@@ -1,0 +1,144 @@
+"""What a run consists of, made of its config: env factory, policy, learner, pool, and where it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import torch
+import torch.multiprocessing
+
+from learner.policy import ActorCritic
+from learner.ppo import PPOLearner
+from learner.rnd import RND
+from learner.settings import ConfigError
+from prl.config.train_config import TrainConfig
+from workers.envs import EnvFactory, env_factory
+from workers.errors import EnvError
+
+
+def build_factory(config: TrainConfig) -> EnvFactory:
+    """The factory of a config's envs, with its wrappers.
+
+    Raises:
+        EnvError: the env cannot be used.
+    """
+    return env_factory(
+        config.env_id,
+        env_kwargs=config.env_kwargs,
+        max_episode_steps=config.max_episode_steps,
+        wrappers=config.wrappers,
+    )
+
+
+def build_policy(factory: EnvFactory, config: TrainConfig) -> ActorCritic:
+    """The untrained policy of a config.
+
+    Raises:
+        ConfigError: the encoder cannot be made, or does not fit.
+        EnvError: a space of the env is not supported.
+    """
+    encoder = None
+    if config.encoder is not None:
+        # The user's layers draw their weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            encoder = _load_encoder(config.encoder, factory.observation_space)
+    try:
+        return ActorCritic(
+            factory.observation_space,
+            factory.action_space,
+            config.hidden_sizes,
+            config.seed,
+            activation=config.activation,
+            log_std_init=config.log_std_init,
+            normalize_obs=config.normalize_obs,
+            encoder=encoder,
+        )
+    except ValueError as error:
+        if encoder is not None:
+            raise ConfigError(f"encoder {config.encoder}: {error}") from error
+        raise EnvError(f"{factory.name}: {error}") from error
+
+
+def _load_encoder(name: str, observation_space: gym.Space[Any]) -> torch.nn.Module:
+    """The user's module, made for the observation space."""
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ConfigError(f"encoder must be module:Class, got {name!r}")
+    try:
+        encoder = getattr(importlib.import_module(module), attribute)(observation_space)
+    except Exception as error:  # the module and the class are the user's code
+        raise ConfigError(f"encoder {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(encoder, torch.nn.Module):
+        raise ConfigError(f"encoder {name!r} made a {type(encoder).__name__}, not a torch.nn.Module")
+    return encoder
+
+
+def build_learner(policy: ActorCritic, config: TrainConfig) -> PPOLearner:
+    """The update of a config, for a policy that is on its device."""
+    exploration = None
+    if config.rnd:
+        exploration = RND(
+            policy.observation_space,
+            coef=config.rnd_coef,
+            gamma=config.rnd_gamma,
+            gae_lambda=config.gae_lambda,
+            lr=config.rnd_lr,
+            max_grad_norm=config.max_grad_norm,
+            hidden_sizes=config.hidden_sizes,
+            seed=config.seed,
+            device=policy.device,
+        )
+    return PPOLearner(policy, config, config.num_envs, exploration)
+
+
+def check_trainable(factory: EnvFactory) -> None:
+    """Whole episodes, in rounds as in evaluations, need an end.
+
+    Raises:
+        EnvError: nothing says that the env's episodes end.
+    """
+    if not factory.has_time_limit:
+        raise EnvError(
+            f"{factory.name} has no time limit, so an episode might never end; "
+            "set one with --max-episode-steps (max_episode_steps=), or train with --rollout steps and "
+            "without evaluation"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device behind a name; "auto" is the GPU if there is one.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} GPUs")
+    return device
+
+
+@contextlib.contextmanager
+def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
+    """Fix what bits depend on, for the time of a run: the number of threads, and CUDA's choice of kernels."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(torch_threads)
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,94 @@
+"""Reading a run folder: its settings, its weights, and what its policy is worth."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from learner.settings import ConfigError
+from prl.config.command_line import parse
+from prl.config.train_config import TrainConfig
+from prl.pools import make_pool
+from prl.run.build import build_factory, build_policy, check_trainable, pick_device, reproducible
+from prl.run.run_folder import BEST, WEIGHTS
+from prl.run.weights import load_weights
+from prl.training.evaluate import Episode, evaluate
+from workers.seeding import episode_seed
+
+_MAX_ENVS = 32  # that evaluate_run builds unless told otherwise
+
+
+def evaluate_run(
+    run: str | os.PathLike[str],
+    episodes: int = 100,
+    seed: int = 1_000_000,
+    best: bool = False,
+    deterministic: bool = True,
+    num_envs: int | None = None,
+    num_workers: int = 0,
+) -> list[Episode]:
+    """Evaluate what a run has learnt.
+
+    Args:
+        run: its folder.
+        episodes: how many.
+        seed: episode k has `episode_seed(seed, 0, k)`, on which alone its outcome depends.
+        best: take the best policy of the run's own evaluations, not the last.
+        deterministic: take the most likely actions instead of drawing them.
+        num_envs: to play in; None takes up to 32.
+        num_workers: processes that host them; 0 steps all in this process.
+
+    Returns:
+        As many episodes, in the order of their seeds.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or has no best policy.
+        EnvError: its env cannot be used here, or has no time limit.
+        WeightsError: its weights cannot be used.
+        WorkerError: a worker died, hung or reported a failed env.
+    """
+    config = load_config(run)
+    factory = build_factory(config)
+    check_trainable(factory)
+    # A GPU that the run was given need not be on this machine.
+    device = pick_device("cpu" if config.device == "cpu" else "auto")
+    policy = build_policy(factory, config).to(device)
+    load_weights(policy, weights_of(run, best))
+    seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
+    with (
+        reproducible(config.torch_threads, device),
+        make_pool(
+            factory,
+            num_envs or min(episodes, _MAX_ENVS),
+            num_workers,
+            config.transport,
+            config.step_timeout,
+            config.pin_workers,
+        ) as pool,
+    ):
+        return evaluate(policy, pool, seeds, deterministic=deterministic)
+
+
+def load_config(run: str | os.PathLike[str]) -> TrainConfig:
+    """The settings of a run.
+
+    Raises:
+        ConfigError: the folder is not that of a run.
+    """
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
+    # The file holds every setting, and those of a preset may have changed since.
+    return parse(TrainConfig, ["--config", str(file), "--preset", "none"], prog="play.py")
+
+
+def weights_of(run: str | os.PathLike[str], best: bool) -> Path:
+    """The folder of a run's last or best weights.
+
+    Raises:
+        ConfigError: the run has no best ones.
+    """
+    folder = Path(run)
+    if best and not (folder / BEST).is_dir():
+        raise ConfigError(f"{run} has no best policy: it was trained without --eval-freq")
+    return folder / (BEST if best else WEIGHTS)

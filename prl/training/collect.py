@@ -1,0 +1,116 @@
+"""One round: the policy plays in all envs, and the store gets every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.policy import ActorCritic, NoLegalAction
+from learner.ppo import NonFiniteError
+from learner.store import Store
+from prl.training.rounds import RoundKind
+from workers.pool import EnvPool, StepBatch
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Envs that are stepped together.
+
+    Attributes:
+        env_ids: i64[G], ascending.
+        rng: draws the action noise of this group for one round.
+    """
+
+    env_ids: Ids
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round came to.
+
+    Attributes:
+        returns: f64[E] of the episodes that ended in it, undiscounted, in env order.
+        lengths: i64[E], steps.
+        steps: of all envs.
+        longest: steps of the env that played most.
+        lost: episodes that were closed because their worker failed.
+        wait_seconds: how much of the time went by waiting for envs.
+    """
+
+    returns: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.int64]
+    steps: int
+    longest: int
+    lost: int
+    wait_seconds: float
+
+
+def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
+    """Env indices by their remainder: the groups depend on nothing but the two numbers."""
+    return [np.arange(group, num_envs, num_groups) for group in range(num_groups)]
+
+
+def collect(
+    pool: EnvPool, policy: ActorCritic, store: Store, rounds: RoundKind, groups: Sequence[Group]
+) -> Round:
+    """Play one round; envs that have done their part leave the batch.
+
+    With several groups, the policy acts for one while the envs of another step.
+
+    Args:
+        pool: N envs, with no command open.
+        policy: acts on the rows of active envs only.
+        store: gets every step.
+        rounds: says which envs go on.
+        groups: a partition of the N envs.
+    """
+    active = np.ones(pool.num_envs, np.bool_)
+    steps = np.zeros(pool.num_envs, np.int64)
+    lost = 0
+    wait_seconds = 0.0
+    group_of = {int(env): group for group in groups for env in group.env_ids}
+
+    def act(env_ids: Ids, obs: npt.NDArray[Any]) -> None:
+        group = group_of[int(env_ids[0])]
+        # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on who
+        # else is still playing.
+        noise = policy.head.draw_noise(group.rng, len(group.env_ids))
+        try:
+            actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
+        except NoLegalAction as error:
+            raise NoLegalAction(env_ids[error.rows], "envs") from None
+        if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
+            raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
+        store.add_actions(env_ids, obs, actions)
+        rounds.send(pool, env_ids, policy.head.to_env(actions))
+
+    def receive() -> StepBatch:
+        nonlocal wait_seconds
+        start = time.perf_counter()
+        batch = pool.recv()
+        wait_seconds += time.perf_counter() - start
+        return batch
+
+    for env_ids, obs in rounds.begin(pool, [group.env_ids for group in groups], receive):
+        act(env_ids, obs)
+    while active.any():
+        batch = receive()
+        ended = batch.ended
+        rounds.tracker.count(batch, ended)
+        done, next_obs = rounds.after_step(batch, ended)
+        store.add_outcomes(batch.env_ids, batch.obs, batch.reward, batch.terminated, ended, done)
+        steps[batch.env_ids] += 1
+        lost += int(batch.lost.sum())
+        active[batch.env_ids[done]] = False
+        if not done.all():
+            act(batch.env_ids[~done], next_obs[~done])
+    returns, lengths = rounds.tracker.take_finished()
+    return Round(returns, lengths, int(steps.sum()), int(steps.max()), lost, wait_seconds)

@@ -1,0 +1,174 @@
+"""What `play` shows of a run: its last or its best policy, on any space, and one line where it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from prl.cli import play_main, train_main
+from prl.commands.play import PlayConfig, play
+from prl.run.saved_run import evaluate_run
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--num-envs", "4", "--num-workers", "0", "--total-timesteps", "200", "--batch-size", "100")
+
+
+class Nested(gym.Env):
+    """Observations and actions made of others; `FAIL` makes the third step fail."""
+
+    observation_space = gym.spaces.Dict(
+        {"place": gym.spaces.Box(-1, 1, (2,), np.float32), "kind": gym.spaces.Discrete(3)}
+    )
+    action_space = gym.spaces.Tuple(
+        [gym.spaces.Discrete(2, start=5), gym.spaces.Box(0.0, 1.0, (2,), np.float32)]
+    )
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.rng = 0, np.random.default_rng(seed)
+        return self.obs(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.steps += 1
+        failure = os.environ.get("FAIL")
+        if failure == "raise" and self.steps == 3:
+            raise RuntimeError("the door\nis stuck")
+        obs = {"place": 0} if failure == "return" and self.steps == 3 else self.obs()
+        return obs, float(action[1][0]), self.steps == 4, False, {}
+
+    def obs(self):
+        return {"place": self.rng.uniform(-1, 1, 2).astype(np.float32), "kind": int(self.rng.integers(3))}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with evaluations."""
+    gym.register("test/Nested-v0", Nested, max_episode_steps=10)
+    folder = tmp_path_factory.mktemp("played") / "run"
+    flags = (*SMALL, "--eval-freq", "100", "--eval-episodes", "2", "--run-folder", str(folder))
+    assert train_main(["--env-id", "test/Nested-v0", *flags]) == 0
+    yield folder
+    del gym.registry["test/Nested-v0"]
+
+
+@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_it_plays_the_episodes_that_an_evaluation_plays(run, best, deterministic):
+    options = {"episodes": 3, "best": best, "deterministic": deterministic}
+    episodes = list(play(PlayConfig(run, **options)))
+    assert [episode.length for episode in episodes] == [4, 4, 4]
+    returns = [episode.episode_return for episode in evaluate_run(run, **options)]
+    assert [episode.episode_return for episode in episodes] == pytest.approx(returns, rel=1e-6)
+
+
+def test_the_best_policy_is_played_if_there_is_one(run, tmp_path, capsys):
+    def printed(*flags, code=0):
+        assert play_main([str(run), "--episodes", "2", *flags]) == code
+        return capsys.readouterr()
+
+    capsys.readouterr()
+    last, best = run / "weights/policy.safetensors", run / "best/policy.safetensors"
+    last_bytes, best_bytes = last.read_bytes(), best.read_bytes()
+    summary = json.loads((run / "summary.json").read_text())
+    assert (last_bytes == best_bytes) == (summary["best_timesteps"] == summary["timesteps"])
+    best.rename(tmp_path / "kept")
+    (run / "best/evaluation.json").rename(tmp_path / "kept.json")
+    (run / "best").rmdir()
+    try:
+        refused = printed("--best", code=2)
+        assert refused.err == f"play: {run} has no best policy: it was trained without --eval-freq\n"
+        assert printed().out.count("return") == 3
+    finally:
+        (run / "best").mkdir()
+        (tmp_path / "kept").rename(best)
+        (tmp_path / "kept.json").rename(run / "best/evaluation.json")
+    assert printed("--best").out.count("return") == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("raise", "raised RuntimeError: the door is stuck"),
+        ("return", "of test/Nested-v0 returned no observation['kind'], which its space has"),
+    ],
+)
+def test_an_env_that_fails_is_told_in_one_line(run, failure, message, capsys, monkeypatch):
+    capsys.readouterr()
+    monkeypatch.setenv("FAIL", failure)
+    assert play_main([str(run)]) == 2
+    out = capsys.readouterr()
+    assert out.out == ""
+    first, *rest = out.err.splitlines()
+    assert first.startswith("play: step((")
+    assert first.endswith(message)
+    assert any(line.startswith("Traceback") for line in rest) == (failure == "raise")
+
+
+class Drops(torch.nn.Module):
+    """An encoder that draws while it trains."""
+
+    def __init__(self, observation_space):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.9))
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
+def test_the_layers_of_an_own_encoder_are_played_as_they_are_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    flags = ["--encoder", f"{__name__}:Drops", "--run-folder", str(folder)]
+    assert train_main(["--env-id", "CartPole-v1", *SMALL, *flags]) == 0
+    played = [[episode.episode_return for episode in play(PlayConfig(folder, episodes=5))] for _ in range(2)]
+    evaluated = [episode.episode_return for episode in evaluate_run(folder, episodes=5)]
+    assert played == [evaluated, evaluated]
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [(("--video", "videos"), "rgb_array"), (("--render", "human"), "human")]
+)
+def test_an_env_that_cannot_be_shown_is_refused_in_one_line(
+    run, flags, wanted, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert play_main([str(run), *flags]) == 2
+    message = f"play: test/Nested-v0 has no render mode {wanted}; it has none\n"
+    assert capsys.readouterr().err == message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "play", "benchmark"])
+def test_ctrl_c_while_torch_is_imported_shows_no_traceback(command, tmp_path):
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"{command}.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"{command}: stopped by SIGINT\n"
+
+
+def test_an_env_without_a_time_limit_is_not_played(tmp_path, capsys):
+    gym.register("PlayForever-v0", Nested)
+    try:
+        folder = tmp_path / "run"
+        flags = ["--rollout", "steps", "--num-workers", "0", "--num-envs", "2", "--total-timesteps", "100"]
+        assert train_main(["--env-id", "PlayForever-v0", "--run-folder", str(folder), *flags]) == 0
+        capsys.readouterr()
+        assert play_main([str(folder)]) == 2
+        assert "has no time limit" in capsys.readouterr().err
+        assert play_main([str(folder), "--episodes", "1", "--max-episode-steps", "3"]) == 0
+    finally:
+        del gym.registry["PlayForever-v0"]

@@ -1,0 +1,390 @@
+"""What a round is, against a slow reference: an env that counts, episode after episode and step by step."""
+
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from learner_helpers import same_bits, weights_of
+from torch import nn
+
+from learner.advantages import gae
+from learner.policy import ActorCritic
+from learner.ppo import PPOConfig, PPOLearner
+from learner.store import Store
+from prl.training.collect import Group, collect, split_groups
+from prl.training.rounds import EpisodeTracker, FixedSteps, WholeEpisodes
+from prl.training.trainer import Trainer
+from workers.envs import env_factory
+from workers.inline_pool import InlinePool
+from workers.pool import StepBatch
+from workers.seeding import episode_seed
+
+
+def length_of(seed):
+    """1 to 7 steps; even seeds are terminated, odd ones truncated."""
+    return 1 + seed % 7
+
+
+def reward_of(seed, step, action):
+    return step + 0.25 * action + (seed % 4) / 16.0
+
+
+STARTED = []
+"""Seeds, by all envs together in the order of resets."""
+
+
+class Counter(gym.Env):
+    """Sees (seed % 1000, step)."""
+
+    observation_space = gym.spaces.Box(0, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.steps = seed, 0
+        STARTED.append(seed)
+        return np.array([seed % 1000, 0.0]), {}
+
+    def step(self, action):
+        reward = reward_of(self.seed, self.steps, action)
+        self.steps += 1
+        over, odd = self.steps == length_of(self.seed), self.seed % 2 == 1
+        return np.array([self.seed % 1000, float(self.steps)]), reward, over and not odd, over and odd, {}
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    STARTED.clear()
+
+
+def make_world(num_envs=5, seed=11):
+    factory = env_factory(Counter, max_episode_steps=100)
+    policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
+    with torch.no_grad():  # actions should depend on what is seen
+        policy.actor[-1].weight.mul_(100.0)
+    store = Store(policy.observation_space, policy.head.action_space, num_envs)
+    STARTED.clear()  # of the trial env
+    return factory, policy, store, EpisodeTracker(num_envs, seed)
+
+
+def groups_of(num_envs, num_groups, key):
+    return [
+        Group(ids, np.random.default_rng([key, number]))
+        for number, ids in enumerate(split_groups(num_envs, num_groups))
+    ]
+
+
+class Reference:
+    """Plays N counting envs for a fixed number of steps per round: one env and one step after the other."""
+
+    def __init__(self, policy, num_envs, seed):
+        self.policy, self.num_envs, self.seed = policy, num_envs, seed
+        self.episode = [0] * num_envs
+        self.step = [0] * num_envs
+        self.total = [0.0] * num_envs
+
+    def seed_of(self, env):
+        return episode_seed(self.seed, env, self.episode[env])
+
+    def obs(self, env):
+        return [float(self.seed_of(env) % 1000), float(self.step[env])]
+
+    def play(self, num_steps, num_groups, key):
+        """One round: its rows, and (env, return, length) of the episodes that ended in it."""
+        rows = {env: [] for env in range(self.num_envs)}
+        finished = []
+        for group in groups_of(self.num_envs, num_groups, key):
+            for count in range(num_steps):
+                noise = self.policy.head.draw_noise(group.rng, len(group.env_ids))
+                obs = np.array([self.obs(env) for env in group.env_ids])
+                actions = self.policy.act(obs, noise).tolist()
+                for env, action in zip(group.env_ids.tolist(), actions, strict=True):
+                    row = self._step(env, action, count == num_steps - 1)
+                    rows[env].append(row)
+                    if row["over"]:
+                        finished.append((env, row["return"], row["length"]))
+        return [row for env in rows for row in rows[env]], sorted(finished, key=lambda f: f[0])
+
+    def _step(self, env, action, last):
+        seed, step, seen = self.seed_of(env), self.step[env], self.obs(env)
+        reward = float(np.float32(reward_of(seed, step, action)))
+        self.step[env] += 1
+        self.total[env] += reward
+        over = self.step[env] == length_of(seed)
+        row = {
+            "env": env, "obs": seen, "action": action, "reward": reward, "over": over, "end": over or last,
+            "terminated": over and seed % 2 == 0, "final": self.obs(env),
+            "return": self.total[env], "length": self.step[env],
+        }  # fmt: skip
+        if over:
+            self.episode[env] += 1
+            self.step[env], self.total[env] = 0, 0.0
+        return row
+
+
+def check(rollout, rows):
+    """Every column, row by row."""
+    ends = [row for row in rows if row["end"]]
+    assert rollout.env_ids.tolist() == [row["env"] for row in rows]
+    assert rollout.obs.tolist() == [row["obs"] for row in rows]
+    assert rollout.actions.tolist() == [row["action"] for row in rows]
+    assert rollout.rewards.tolist() == [row["reward"] for row in rows]
+    assert rollout.ends.tolist() == [row["end"] for row in rows]
+    assert rollout.terminated.tolist() == [row["terminated"] for row in ends]
+    assert rollout.continues.tolist() == [not row["over"] for row in ends]
+    assert rollout.final_obs.tolist() == [row["final"] for row in ends]
+    assert rollout.episode_ends.tolist() == [row["over"] for row in rows]
+    assert rollout.next_obs().tolist() == [row["final"] for row in rows]
+    last = [rows[i]["env"] != rows[i + 1]["env"] for i in range(len(rows) - 1)]
+    assert rollout.last_of_env.tolist() == [*last, True]
+
+
+# ---- rounds of a fixed number of steps
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 3])
+@pytest.mark.parametrize("num_steps", [1, 3, 10, 23])
+def test_every_env_plays_so_many_steps_and_goes_on_where_it_was(num_steps, num_groups):
+    factory, policy, store, tracker = make_world()
+    rounds, reference = FixedSteps(tracker, num_steps), Reference(policy, 5, 11)
+    with InlinePool(factory, 5) as pool:
+        for key in range(6):
+            store.clear()
+            played = collect(pool, policy, store, rounds, groups_of(5, num_groups, key))
+            rows, finished = reference.play(num_steps, num_groups, key)
+            check(store.rollout(), rows)
+            assert played.returns.tolist() == [total for _, total, _ in finished]
+            assert played.lengths.tolist() == [length for _, _, length in finished]
+            assert (played.steps, played.longest, played.lost) == (5 * num_steps, num_steps, 0)
+    assert tracker.started.tolist() == [episode + 1 for episode in reference.episode]
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_several_rounds_can_lie_in_one_batch(num_groups):
+    factory, policy, store, tracker = make_world()
+    rounds, reference = FixedSteps(tracker, 4), Reference(policy, 5, 11)
+    played = []
+    with InlinePool(factory, 5) as pool:
+        for key in range(4):
+            collect(pool, policy, store, rounds, groups_of(5, num_groups, key))
+            played.append(reference.play(4, num_groups, key)[0])
+    rows = sorted(itertools.chain(*played), key=lambda row: row["env"])  # stable: rounds stay in order
+    check(store.rollout(), rows)
+
+
+def test_episode_k_of_env_i_has_its_own_seed_in_order():
+    factory, policy, store, tracker = make_world(num_envs=3)
+    rounds = FixedSteps(tracker, 9)
+    with InlinePool(factory, 3) as pool:
+        for key in range(5):
+            collect(pool, policy, store, rounds, groups_of(3, 1, key))
+    own = {env: [episode_seed(11, env, k) for k in range(int(tracker.started[env]))] for env in range(3)}
+    assert sorted(STARTED) == sorted(itertools.chain(*own.values()))
+    for seeds in own.values():
+        assert len(seeds) >= 45 // 7
+        assert [seed for seed in STARTED if seed in seeds] == seeds
+    # The coming ones are known, and are those of the next episodes.
+    assert tracker.next_seeds.tolist() == [episode_seed(11, env, len(own[env])) for env in range(3)]
+
+
+def test_the_round_ends_every_env_without_ending_its_episode():
+    """The last observation of a round is the first one of the next, unless an episode ended just there."""
+    factory, policy, store, tracker = make_world()
+    rounds = FixedSteps(tracker, 5)
+    rollouts = []
+    with InlinePool(factory, 5) as pool:
+        for key in range(8):
+            store.clear()
+            collect(pool, policy, store, rounds, groups_of(5, 1, key))
+            rollouts.append(store.rollout())
+    kinds = set()
+    for before, after in itertools.pairwise(rollouts):
+        for env in range(5):
+            end = np.flatnonzero(before.env_ids == env)[-1]
+            index = int(before.ends[: end + 1].sum()) - 1
+            cut = bool(before.continues[index])
+            first = after.obs[after.env_ids == env][0]
+            assert (first == before.final_obs[index]).all() == cut
+            assert cut == (first[1] != 0.0)
+            kinds.add(cut)
+    assert kinds == {True, False}
+
+
+def test_advantages_bootstrap_from_the_observation_at_the_cut_and_stop_there():
+    """V(obs) = the step number: against the recursion over each piece between two ends."""
+    factory, policy, store, tracker = make_world()
+    policy.critic = nn.Linear(2, 1, bias=False)
+    policy.critic.weight.data.copy_(torch.tensor([[0.0, 1.0]]))
+    learner = PPOLearner(policy, PPOConfig(gamma=0.9, gae_lambda=0.8))
+    rounds = FixedSteps(tracker, 4)
+    with InlinePool(factory, 5) as pool:
+        for key in range(3):
+            collect(pool, policy, store, rounds, groups_of(5, 1, key))
+    rollout = store.rollout()
+    batch = learner.prepare(rollout)
+    expected, start = [], 0
+    stops = (np.flatnonzero(rollout.ends) + 1).tolist()
+    for number, stop in enumerate(stops):
+        values = rollout.obs[start:stop, 1]
+        after = 0.0 if rollout.terminated[number] else rollout.final_obs[number, 1]
+        advantage, reversed_advantages = 0.0, []
+        for step in reversed(range(len(values))):
+            following = after if step == len(values) - 1 else values[step + 1]
+            delta = rollout.rewards[start + step] + 0.9 * following - values[step]
+            advantage = delta + 0.9 * 0.8 * advantage
+            reversed_advantages.append(advantage)
+        expected += reversed(reversed_advantages)
+        start = stop
+    assert start == len(rollout) == 60
+    assert {(bool(t), bool(c)) for t, c in zip(rollout.terminated, rollout.continues, strict=True)} == {
+        (True, False), (False, True), (False, False),
+    }  # fmt: skip
+    np.testing.assert_allclose(batch.advantages, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(batch.returns, np.array(expected) + rollout.obs[:, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_two_halves_of_an_episode_are_one_episode_to_lambda_0():
+    """With lambda 0 a cut changes nothing at all; with another lambda it must."""
+    rewards, values = [1.0, 2.0, 3.0, 4.0], [0.5, 0.4, 0.3, 0.2]
+    following = [*values[1:], 0.0]
+    whole, cut = [0, 0, 0, 1], [0, 1, 0, 1]
+    for lam in (0.0, 0.8):
+        same = np.array_equal(
+            gae(rewards, values, following, whole, 0.9, lam), gae(rewards, values, following, cut, 0.9, lam)
+        )
+        assert same == (lam == 0.0)
+
+
+def test_where_all_episodes_are_as_long_as_the_round_both_kinds_are_the_same():
+    def weights(num_steps):
+        factory = env_factory("CartPole-v1", max_episode_steps=4)  # nothing falls that fast
+        policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
+        learner = PPOLearner(policy, PPOConfig(num_epochs=2, normalize_reward=True), num_envs=6)
+        with InlinePool(factory, 6) as pool:
+            trainer = Trainer(
+                pool, learner, batch_size=60, total_timesteps=1000, seed=2, num_steps=num_steps
+            )  # fmt: skip
+            reports = list(itertools.islice(trainer.iterations(), 3))
+        assert [report.timesteps for report in reports] == [72, 144, 216]
+        assert [report.episodes for report in reports] == [18, 36, 54]
+        return weights_of(policy)
+
+    assert same_bits(weights(None), weights(4))
+
+
+# ---- rounds of whole episodes
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 3])
+def test_whole_episodes_start_and_end_with_the_round(num_groups):
+    factory, policy, store, tracker = make_world()
+    rounds = WholeEpisodes(tracker)
+    with InlinePool(factory, 5) as pool:
+        for k in range(4):
+            store.clear()
+            played = collect(pool, policy, store, rounds, groups_of(5, num_groups, k))
+            seeds = [episode_seed(11, env, k) for env in range(5)]
+            lengths = [length_of(seed) for seed in seeds]
+            rollout = store.rollout()
+            assert played.lengths.tolist() == lengths
+            assert (played.steps, played.longest) == (sum(lengths), max(lengths))
+            assert rollout.env_ids.tolist() == [env for env in range(5) for _ in range(lengths[env])]
+            assert rollout.obs.tolist() == [
+                [seeds[env] % 1000, step] for env in range(5) for step in range(lengths[env])
+            ]
+            assert not rollout.continues.any()
+            assert rollout.terminated.tolist() == [seed % 2 == 0 for seed in seeds]
+            returns = [float(rollout.rewards[rollout.env_ids == env].sum()) for env in range(5)]
+            assert played.returns.tolist() == returns
+    assert sorted(STARTED) == sorted(episode_seed(11, env, k) for env in range(5) for k in range(4))
+
+
+# ---- episodes that are lost
+
+
+class Losing(InlinePool):
+    """What a pool says whose workers fail and cannot replay an episode: here, wherever one is truncated."""
+
+    def recv(self, timeout=None):
+        batch = super().recv(timeout)
+        return batch._replace(lost=batch.truncated, truncated=np.zeros_like(batch.truncated))
+
+
+@pytest.mark.parametrize(
+    "kind", [WholeEpisodes, lambda tracker: FixedSteps(tracker, 9)], ids=["whole", "fixed"]
+)
+def test_a_lost_episode_is_kept_as_a_truncated_one_and_counted(kind):
+    rollouts, lost = [], []
+    for make_pool in (InlinePool, Losing):
+        factory, policy, store, tracker = make_world()
+        with make_pool(factory, 5) as pool:
+            played = collect(pool, policy, store, kind(tracker), groups_of(5, 1, 0))
+        rollouts.append(store.rollout())
+        lost.append(played.lost)
+    plain, losing = rollouts
+    assert lost == [0, int((~plain.terminated & ~plain.continues).sum())]
+    assert lost[1] > 0
+    for column in ("env_ids", "obs", "actions", "rewards", "ends", "terminated", "continues", "final_obs"):
+        np.testing.assert_array_equal(getattr(losing, column), getattr(plain, column), err_msg=column)
+
+
+# ---- the tracker
+
+
+def answers(env_ids, rewards):
+    ids = np.array(env_ids)
+    flags = np.zeros(len(ids), bool)
+    return StepBatch(ids, np.zeros((len(ids), 1)), np.array(rewards, np.float32), flags, flags, flags)
+
+
+def test_the_ledger_hands_out_the_seeds_of_episodes_in_order():
+    tracker = EpisodeTracker(4, 7, first_episode=3)
+    assert tracker.start(np.array([0, 2])).tolist() == [episode_seed(7, 0, 3), episode_seed(7, 2, 3)]
+    assert tracker.start(np.array([2])).tolist() == [episode_seed(7, 2, 4)]
+    assert tracker.started.tolist() == [4, 3, 5, 3]
+    assert tracker.next_seeds.tolist() == [episode_seed(7, env, k) for env, k in enumerate([4, 3, 5, 3])]
+
+
+def test_the_ledger_sums_up_episodes_env_by_env():
+    tracker = EpisodeTracker(3, 0)
+    tracker.start(np.arange(3))
+    tracker.count(answers([0, 1, 2], [1.0, 10.0, 100.0]), np.array([False, False, True]))
+    tracker.start(np.array([2]))
+    tracker.count(answers([0, 2], [2.0, 200.0]), np.array([True, True]))
+    tracker.start(np.array([0, 2]))
+    returns, lengths = tracker.take_finished()
+    assert returns.tolist() == [3.0, 100.0, 200.0]
+    assert lengths.tolist() == [2, 1, 1]
+    tracker.count(answers([1], [20.0]), np.array([True]))
+    returns, lengths = tracker.take_finished()  # env 1 has played since the beginning
+    assert (returns.tolist(), lengths.tolist()) == ([30.0], [2])
+    returns, lengths = tracker.take_finished()
+    assert (returns.dtype, lengths.dtype, len(returns), len(lengths)) == (np.float64, np.int64, 0, 0)
+
+
+def test_returns_are_summed_in_float64():
+    tracker = EpisodeTracker(1, 0)
+    tracker.start(np.array([0]))
+    for step in range(1000):
+        tracker.count(answers([0], [0.1]), np.array([step == 999]))
+    assert tracker.take_finished()[0][0] == pytest.approx(1000 * float(np.float32(0.1)), rel=1e-12)
+
+
+def test_the_ledger_goes_on_from_its_state():
+    tracker = EpisodeTracker(3, 5)
+    tracker.start(np.array([0, 1]))
+    tracker.start(np.array([1]))
+    other = EpisodeTracker(3, 5)
+    other.load_state_dict(tracker.state_dict())
+    everyone = np.arange(3)
+    assert other.start(everyone).tolist() == tracker.start(everyone).tolist()
+    assert other.start(everyone).tolist() == tracker.start(everyone).tolist()
+
+
+def test_the_policy_of_these_tests_acts_on_what_it_sees():
+    """Or the comparison of actions above would say nothing about observations."""
+    _, policy, _, _ = make_world()
+    obs = np.array([[seed, step] for seed in (3.0, 700.0) for step in (0.0, 5.0)])
+    noise = np.zeros((4, 3), np.float32)
+    assert len(set(policy.act(obs, noise).tolist())) > 1

@@ -1,0 +1,146 @@
+"""Signals: the first ends a run in good order, wherever it arrives; the second at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import prl.run.train as run
+from learner.policy import ActorCritic
+from learner.ppo import PPOConfig, PPOLearner
+from prl.run.run_folder import RunFolder
+from prl.run.signals import Interrupted, Signals, Stopped, stop_on_signals
+from prl.run.sinks import CsvSink, FaultTolerantSink
+from prl.training.trainer import Trainer
+from workers.envs import env_factory
+from workers.inline_pool import InlinePool
+
+ROOT = Path(__file__).parents[2]
+
+
+def send(signum=signal.SIGTERM):
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(
+    ("signum", "kind", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Stopped, 143)]
+)
+def test_a_signal_is_raised_where_it_arrives(signum, kind, code):
+    before = signal.getsignal(signum)
+    with pytest.raises(Stopped) as caught, stop_on_signals():
+        send(signum)
+    assert type(caught.value) is kind
+    assert caught.value.exit_code == code
+    assert signal.getsignal(signum) is before
+
+
+def test_a_signal_that_is_held_waits_for_the_end_of_the_outermost_block():
+    done = []
+
+    def work(signals):
+        with signals.held():
+            with signals.held():
+                send()
+                done.append("inner")
+            done.append("outer")
+        done.append("after")
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stop_on_signals() as signals:
+        work(signals)
+    assert done == ["inner", "outer"]
+
+
+def test_it_is_raised_once():
+    with stop_on_signals() as signals:
+        with pytest.raises(Stopped):
+            send()
+        with signals.held():
+            pass  # what is tidied up afterwards is not interrupted again
+
+
+def test_nothing_is_raised_without_a_signal():
+    with stop_on_signals() as signals, signals.held():
+        pass
+    with Signals().held():
+        pass
+
+
+def test_a_second_signal_does_not_wait():
+    code = """
+        import os, signal
+        from prl.run.signals import stop_on_signals
+        with stop_on_signals() as signals, signals.held():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("still there", flush=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (143, b"")
+
+
+class Interrupting:
+    """A sink in which a signal arrives halfway through `where`."""
+
+    def __init__(self, where):
+        self.where = where
+        self.log = []
+
+    def write(self, report):
+        self._do("write")
+
+    def close(self):
+        self._do("close")
+
+    def _do(self, what):
+        self.log.append(f"{what} begins")
+        if what == self.where:
+            self.where = None
+            send()
+        self.log.append(f"{what} ends")
+
+
+@pytest.mark.parametrize("where", ["write", "close"])
+def test_a_sink_is_never_left_halfway_and_the_folder_is_complete(where, tmp_path, monkeypatch):
+    sink = Interrupting(where)
+    factory = env_factory("CartPole-v1")
+    policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
+    monkeypatch.setattr(run.TensorBoardSink, "available", lambda: False)
+    monkeypatch.setattr(run, "ProgressBar", lambda total: sink)
+    folder = RunFolder(tmp_path / "run")
+    with InlinePool(factory, 2) as pool:
+        trainer = Trainer(
+            pool, PPOLearner(policy, PPOConfig(num_epochs=1)), batch_size=1, total_timesteps=50, seed=1
+        )
+        with pytest.raises(Stopped), stop_on_signals() as signals:
+            run.run_training(trainer, 50, folder, "CartPole-v1", signals=signals)
+    assert sink.log[-2:] == ["close begins", "close ends"]
+    assert sink.log[0::2] == [f"{line.split()[0]} begins" for line in sink.log[1::2]]
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary["status"] == ("stopped" if where == "write" else "finished")
+    assert summary["timesteps"] > 0
+    assert (folder.path / "weights/policy.safetensors").is_file()
+
+
+def test_a_row_of_a_csv_file_is_written_whole(tmp_path):
+    class Row(CsvSink):
+        def write(self, report):
+            send()
+            super().write(report)
+
+    with stop_on_signals() as signals:
+        sink = FaultTolerantSink(Row(tmp_path / "rows.csv"), signals.held)
+        with pytest.raises(Stopped):
+            sink.write(SimpleNamespace(metrics={"a": 1.0, "b": 2.0}))
+        sink.close()
+    assert (tmp_path / "rows.csv").read_text().splitlines() == ["a,b", "1,2"]

@@ -1,0 +1,105 @@
+"""Bringing envs back to where they were: an env's state is its episode's seed and the actions since."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.pool import EnvPool
+
+Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
+
+
+class ReplayError(RuntimeError):
+    """An env is not a function of its seed and its actions."""
+
+
+class ActionLog:
+    """The env actions since the beginning of every env's running episode.
+
+    Memory is proportional to N times the longest running episode.
+
+    Args:
+        num_envs: N.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._entries: deque[tuple[Ids, Array]] = deque()
+        self._dropped = 0  # entries that were there before the first one
+        self._since = np.zeros(num_envs, np.int64)  # the entry with which an env's episode begins
+
+    def add(self, env_ids: Ids, env_actions: Array) -> None:
+        """Actions [G, *A] that are sent to envs i64[G], ascending."""
+        self._entries.append((env_ids, env_actions))
+
+    def restart(self, env_ids: Ids) -> None:
+        """These envs begin an episode now."""
+        self._since[env_ids] = self._dropped + len(self._entries)
+
+    def trim(self) -> None:
+        """Forget what no running episode needs."""
+        first = int(self._since.min())
+        while self._dropped < first:
+            self._entries.popleft()
+            self._dropped += 1
+
+    def of_envs(self) -> list[list[Array]]:
+        """The actions of each env's running episode, in the order of time."""
+        actions: list[list[Array]] = [[] for _ in self._since]
+        for number, (ids, rows) in enumerate(self._entries, self._dropped):
+            for row, env in enumerate(ids.tolist()):
+                if number >= self._since[env]:
+                    actions[env].append(rows[row])
+        return actions
+
+    def load(self, actions: Sequence[Sequence[Array]]) -> None:
+        """The inverse of `of_envs`."""
+        self._entries.clear()
+        self._dropped = 0
+        self._since[:] = 0
+        for ids, rows in in_lockstep(actions):
+            self._entries.append((ids, rows))
+
+
+def in_lockstep(actions: Sequence[Sequence[Array]]) -> list[tuple[Ids, Array]]:
+    """The t-th actions of all envs that have so many: env ids i64[G] and rows [G, *A], for every t."""
+    lengths = np.array([len(env) for env in actions], np.int64)
+    steps = []
+    for t in range(int(lengths.max(initial=0))):
+        ids = np.flatnonzero(lengths > t)
+        steps.append((ids, np.stack([actions[env][t] for env in ids.tolist()])))
+    return steps
+
+
+def replay(pool: EnvPool, seeds: Ids, actions: Sequence[Sequence[Array]], expected: Array) -> None:
+    """Start every env's episode anew and repeat its actions.
+
+    Args:
+        pool: N envs, with no command open.
+        seeds: i64[N], of the episodes.
+        actions: of each env, in the order of time.
+        expected: [N, *O], what the envs have to show in the end.
+
+    Raises:
+        ReplayError: one shows something else, or its episode ends on the way.
+    """
+    everyone = np.arange(len(seeds))
+    pool.reset(everyone, seeds)
+    shown = pool.recv().obs
+    for ids, rows in in_lockstep(actions):
+        pool.send(ids, rows)
+        batch = pool.recv()
+        shown[ids] = batch.obs
+        if batch.ended.any():
+            raise ReplayError(f"the episodes of envs {ids[batch.ended].tolist()} end earlier than they did")
+    same = [shown[env].tobytes() == expected[env].tobytes() for env in everyone.tolist()]
+    if not all(same):
+        raise ReplayError(
+            f"envs {np.flatnonzero(~np.array(same)).tolist()} are not what they were after the same seed and "
+            "actions: they depend on something else"
+        )

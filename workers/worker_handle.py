@@ -1,0 +1,222 @@
+"""The learner's end of one worker process: start it, speak to it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext, SpawnProcess
+from typing import Any
+
+from workers import bootstrap
+from workers.channel import Channel
+from workers.errors import (
+    ProtocolError,
+    WorkerDied,
+    WorkerEnvFailed,
+    WorkerError,
+    WorkerTimeout,
+    describe_exit,
+)
+from workers.frames import Frame, Kind
+
+_COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_AUTORESET: "step"}
+_main_lock = threading.Lock()
+
+
+class WorkerHandle:
+    """One worker process and its pipe.
+
+    Args:
+        index: of the worker.
+        envs: the range of env indices it hosts.
+        context: a spawn context.
+        args: what `workers.child.main` gets between the connection and the parent's pid.
+    """
+
+    def __init__(self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...]) -> None:
+        self.index = index
+        self.envs = envs
+        self.incarnation = 0
+        self.stale_frames = 0
+        self._pending: deque[tuple[int, Kind]] = deque()
+        self._answers: deque[Frame] = deque()
+        self._sequence = 0
+        self._last_command = "start"
+        # PR_SET_PDEATHSIG fires when the *thread* that started the child ends.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        ours, theirs = context.Pipe(duplex=True)
+        self._channel = Channel(ours)
+        self._process: SpawnProcess = context.Process(  # type: ignore[attr-defined]
+            target=bootstrap.run,
+            args=(
+                theirs,
+                bootstrap.LazyArguments((*args, self.incarnation, os.getpid() if in_main_thread else None)),
+            ),
+            name=f"prl-worker-{index}",
+        )
+        try:
+            with _without_main_module(), _interrupts_blocked():
+                self._process.start()
+        finally:
+            # Our copy of the child's end must go, or the child's death would not close the pipe.
+            theirs.close()
+        self._group = self._process.pid
+        self._pending.append((0, Kind.READY))
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def filenos(self) -> tuple[int, int]:
+        """The descriptors that become readable when the worker answers or dies."""
+        return self._channel.fileno(), self._process.sentinel
+
+    def command(self, kind: Kind, payload: bytes, timeout: float) -> None:
+        """Send RESET or STEP.
+
+        Raises:
+            WorkerError: the worker is dead, or does not read within `timeout` seconds.
+        """
+        self._sequence += 1
+        self._last_command = _COMMAND_NAMES[kind]
+        frame = Frame(kind, self.incarnation, self._sequence, payload)
+        try:
+            self._channel.send(frame, timeout, while_blocked=self._channel.fill)
+        except TimeoutError:
+            raise self.timed_out(timeout) from None
+        except ConnectionError:
+            # What it wrote before it died comes first: it may have reported why.
+            self.on_readable(self._channel.fileno())
+            raise self.death() from None
+        self._pending.append((self._sequence, kind))
+
+    def on_readable(self, fd: int) -> None:
+        """Read what has arrived: answers are kept, stale frames dropped and counted.
+
+        Args:
+            fd: the one of `filenos()` that is readable.
+
+        Raises:
+            WorkerError: the worker reported a failure, died, or sent what is no frame.
+        """
+        try:
+            self._channel.fill()
+            while (frame := self._channel.next_frame()) is not None:
+                self._accept(frame)
+        except ProtocolError as error:
+            raise self.protocol_violation(error) from error
+        # What it wrote before it died has been read by now: a report of its own comes first.
+        if self._channel.closed_by_peer or fd == self._process.sentinel:
+            raise self.death()
+
+    def _accept(self, frame: Frame) -> None:
+        if frame.incarnation != self.incarnation or not self._pending:
+            self.stale_frames += 1
+            return
+        if frame.kind is Kind.ERROR:
+            summary, _, text = frame.payload.decode(errors="replace").partition("\0")
+            raise self._error(WorkerEnvFailed, f"failed: {summary}", text)
+        if frame.sequence != self._pending[0][0]:
+            self.stale_frames += 1
+            return
+        self._pending.popleft()
+        self._answers.append(frame)
+
+    @property
+    def has_answer(self) -> bool:
+        return bool(self._answers)
+
+    def take_answer(self) -> Frame:
+        """The answer to the oldest command; the caller knows that there is one."""
+        return self._answers.popleft()
+
+    def protocol_violation(self, error: ProtocolError) -> WorkerError:
+        """The error of a worker that sent what is no answer."""
+        return self._error(WorkerDied, f"sent bytes that make no sense: {error}")
+
+    def death(self) -> WorkerError:
+        """The error that describes a worker that has ended or is about to."""
+        if wait([self._process.sentinel], 1.0):
+            self._kill_group()
+            self._process.join(1.0)
+        how = describe_exit(self._process.exitcode)
+        return self._error(WorkerDied, f"died with {how} during {self._last_command!r}")
+
+    def timed_out(self, timeout: float) -> WorkerError:
+        """Kill the worker; the error that says that it hung."""
+        self.kill()
+        return self._error(
+            WorkerTimeout, f"did not answer {self._last_command!r} within {timeout:g} s and was killed"
+        )
+
+    def _error(self, kind: type[WorkerError], reason: str, text: str = "") -> WorkerError:
+        return kind(
+            reason,
+            worker=self.index,
+            env_ids=self.envs,
+            exitcode=self._process.exitcode,
+            last_command=self._last_command,
+            traceback=text,
+        )
+
+    def ask_to_close(self) -> None:
+        """First pass of a shutdown: do not wait."""
+        with contextlib.suppress(OSError):
+            self._channel.send(Frame(Kind.CLOSE, self.incarnation, self._sequence + 1), timeout=0.0)
+
+    def join(self, deadline: float) -> None:
+        """Second pass of a shutdown: wait until `deadline` (monotonic), then kill and free everything."""
+        wait([self._process.sentinel], max(0.0, deadline - time.monotonic()))
+        self.kill()
+        self._channel.close()
+        self._process.close()
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and to the processes that its envs have started."""
+        self._kill_group()
+        self._process.kill()  # a worker that is still starting leads no group yet
+        self._process.join(5.0)
+
+    def _kill_group(self) -> None:
+        """Kill the worker's process group, even if the worker itself has ended: its children may live.
+
+        Once, and before the worker's exit code is collected: from then on its id can be given to others.
+        """
+        group, self._group = self._group, None
+        if group is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep `spawn` from running the user's main script in the child.
+
+    `spawn` imports the parent's `__main__` again, with all that it imports at its top (torch!), and breaks
+    scripts without a `__main__` guard. Our factories carry the classes of `__main__` by value instead.
+    """
+    with _main_lock:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back: a child inherits the mask, and would else be interrupted before it can ignore it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
