@@ -11,38 +11,59 @@ from learner.advantages import Floats
 from learner.store import Rollout
 
 
-class Exploration(Protocol):
-    """A source of advantages besides the rewards, e.g. `learner.rnd.RND`."""
+class ExplorationUpdate(Protocol):
+    """What an `Exploration` learns from one rollout of S steps.
 
-    def begin(self, rollout: Rollout) -> Floats:
-        """Advantages f64[S] to add to those of the rewards; the rollout is learnt from until `finish`."""
+    Attributes:
+        advantages: f64[S], added to those of the rewards.
+    """
+
+    advantages: Floats
 
     def learn(self, rows: Tensor) -> None:
         """One optimiser step on the rows i64[B] of the rollout."""
 
     def finish(self) -> dict[str, float]:
-        """The update is over. Returns metrics by name."""
+        """Call once, after the last `learn`. Returns metrics by name."""
+
+
+class Exploration(Protocol):
+    """A source of advantages besides the rewards, e.g. `learner.rnd.RND`."""
+
+    def begin(self, rollout: Rollout) -> ExplorationUpdate:
+        """The update from a rollout, with the advantages as they are before it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `begin` and `learn` depend on."""
+        """Everything that `begin` and the updates depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """The inverse of `state_dict`."""
 
 
+class NoExplorationUpdate:
+    """Adds nothing and learns nothing. Implements `ExplorationUpdate`.
+
+    Args:
+        num_steps: S.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        self.advantages = np.zeros(num_steps)
+
+    def learn(self, rows: Tensor) -> None:
+        """See `ExplorationUpdate`."""
+
+    def finish(self) -> dict[str, float]:
+        """See `ExplorationUpdate`."""
+        return {}
+
+
 class NoExploration:
     """Only the rewards count. Implements `Exploration`."""
 
-    def begin(self, rollout: Rollout) -> Floats:
+    def begin(self, rollout: Rollout) -> NoExplorationUpdate:
         """See `Exploration`."""
-        return np.zeros(len(rollout))
-
-    def learn(self, rows: Tensor) -> None:
-        """See `Exploration`."""
-
-    def finish(self) -> dict[str, float]:
-        """See `Exploration`."""
-        return {}
+        return NoExplorationUpdate(len(rollout))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Exploration`."""

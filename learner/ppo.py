@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.advantages import gae, next_values
-from learner.exploration import Exploration, NoExploration
+from learner.exploration import Exploration, ExplorationUpdate, NoExploration
 from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
 from learner.meter import Meter
 from learner.normalize import RawRewards, RewardScaler
@@ -96,6 +96,7 @@ class Batch:
         values: f32[S], of the behaviour weights.
         advantages: f32[S].
         returns: f32[S], advantages + values.
+        exploration: learns from the same rows; not sliced with them.
     """
 
     inputs: Tensor
@@ -104,12 +105,13 @@ class Batch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    exploration: ExplorationUpdate
 
     def __len__(self) -> int:
         return len(self.log_probs)
 
-    def rows(self, index: Tensor) -> Batch:
-        """The rows of `index`, i64[B]."""
+    def rows(self, index: Tensor | slice) -> Batch:
+        """The rows of `index`, i64[B] or a slice."""
         return Batch(
             self.inputs[index],
             self.actions[index],
@@ -117,6 +119,7 @@ class Batch:
             self.values[index],
             self.advantages[index],
             self.returns[index],
+            self.exploration,
         )
 
 
@@ -223,9 +226,10 @@ class PPOLearner:
         following = next_values(known, rollout.ends, bootstrap)
         advantages = gae(rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda)
         returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
-        advantages = advantages + self.exploration.begin(rollout)
+        exploration = self.exploration.begin(rollout)
+        advantages = advantages + exploration.advantages
         as_tensor = torch.as_tensor(advantages, dtype=torch.float32, device=values.device)
-        return Batch(inputs, actions, log_probs, values, as_tensor, returns)
+        return Batch(inputs, actions, log_probs, values, as_tensor, returns, exploration)
 
     def optimize(self, batch: Batch, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """PPO's epochs over a batch; see `update`."""
@@ -234,9 +238,9 @@ class PPOLearner:
         for rows, minibatch in self._minibatches(batch, rng):
             if not self._step(minibatch, meter):
                 break
-            self.exploration.learn(rows)
+            batch.exploration.learn(rows)
         self._require_finite_weights()
-        metrics = meter.means() | self.exploration.finish()
+        metrics = meter.means() | batch.exploration.finish()
         metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
         metrics["clip_range"] = self._clip_range
@@ -260,8 +264,7 @@ class PPOLearner:
             shuffled = batch.rows(order)
             for start in range(0, len(batch), self.config.minibatch_size):
                 rows = slice(start, start + self.config.minibatch_size)
-                part = Batch(*(getattr(shuffled, name)[rows] for name in Batch.__dataclass_fields__))
-                yield order[rows], part
+                yield order[rows], shuffled.rows(rows)
 
     def _step(self, batch: Batch, meter: Meter) -> bool:
         """One optimiser step; False ends the update early (target_kl)."""

@@ -72,27 +72,24 @@ class RND:
         self.returns = ReturnFilter(gamma)
         self._parameters = [p for p in self.networks.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(self._parameters, lr=lr, eps=1e-5, fused=True)
-        self._batch: _Batch | None = None
-        self._metrics: dict[str, float] = {}
-        self._losses: list[tuple[float, float]] = []
 
-    def begin(self, rollout: Rollout) -> Floats:
+    def begin(self, rollout: Rollout) -> RNDUpdate:
         """See `Exploration`. The intrinsic rewards are those of the present predictor and statistics."""
         states = _States(rollout, self.device)
         if not self.networks.has_statistics:
             # An untrained policy has played these: the random steps of section 2.4.
             self.networks.update_statistics(states.next())
         targets, intrinsic_rewards, values = self._targets_rewards_and_values(states)
-        self._metrics = {
-            "rnd_reward_mean": float(intrinsic_rewards.mean()),
-            "rnd_reward_std": float(intrinsic_rewards.std()),
-        }
         rewards = self.returns.scaled(intrinsic_rewards, rollout.env_ids)
-        self._metrics["rnd_return_std"] = self.returns.std
         advantages = self._advantages(rewards, values, rollout)
         returns = torch.as_tensor(advantages + values[: len(rollout)], dtype=torch.float32)
-        self._batch = _Batch(states, targets, returns.to(self.device))
-        return self.coef * advantages + 0.0  # no -0.0: a weight of 0 adds just what `NoExploration` does
+        metrics = {
+            "rnd_reward_mean": float(intrinsic_rewards.mean()),
+            "rnd_reward_std": float(intrinsic_rewards.std()),
+            "rnd_return_std": self.returns.std,
+        }
+        weighted = self.coef * advantages + 0.0  # no -0.0: a weight of 0 adds just what `NoExploration` does
+        return RNDUpdate(self, RNDBatch(states, targets, returns.to(self.device)), weighted, metrics)
 
     @torch.no_grad()
     def _targets_rewards_and_values(self, states: _States) -> tuple[Tensor, Floats, Floats]:
@@ -113,9 +110,8 @@ class RND:
         following = next_values(values[: len(rollout)], last, at_ends[last[rollout.ends]])
         return gae(rewards, values[: len(rollout)], following, last, self.gamma, self.gae_lambda)
 
-    def learn(self, rows: Tensor) -> None:
-        """See `Exploration`."""
-        batch = self._learning()
+    def optimizer_step(self, batch: RNDBatch, rows: Tensor) -> tuple[float, float]:
+        """One step on the rows i64[B] of a batch. Returns the distillation loss and the critic's loss."""
         predicted = self.networks.predictor(self.networks.preprocess(batch.states.after(rows)))
         distillation = (predicted - batch.targets[rows]).square().mean()
         values = self.networks.critic(self.networks.preprocess(batch.states.before(rows))).squeeze(1)
@@ -125,21 +121,7 @@ class RND:
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         if bool(torch.isfinite(norm)):  # as in the update of the policy: nothing else may reach the weights
             self._optimizer.step()
-        self._losses.append((distillation.item(), critic_loss.item()))
-
-    def finish(self) -> dict[str, float]:
-        """See `Exploration`. The statistics of observations take the rollout in only now."""
-        self.networks.update_statistics(self._learning().states.next())
-        losses = np.array(self._losses).reshape(-1, 2)
-        means = losses.mean(axis=0) if len(losses) else np.full(2, np.nan)  # an update may end before a step
-        metrics = self._metrics | {"rnd_loss": float(means[0]), "rnd_value_loss": float(means[1])}
-        self._batch, self._losses = None, []
-        return metrics
-
-    def _learning(self) -> _Batch:
-        if self._batch is None:
-            raise RuntimeError("begin() first: there is no rollout to learn from")
-        return self._batch
+        return distillation.item(), critic_loss.item()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Exploration`."""
@@ -154,6 +136,35 @@ class RND:
         self.networks.load_state_dict(state["networks"])
         self.returns.load_state_dict(state["returns"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+class RNDUpdate:
+    """What `RND` learns from one rollout. Implements `ExplorationUpdate`.
+
+    Args:
+        rnd: its networks learn.
+        batch: what they learn from.
+        advantages: f64[S], weighted.
+        metrics: of the rollout, by name.
+    """
+
+    def __init__(self, rnd: RND, batch: RNDBatch, advantages: Floats, metrics: dict[str, float]) -> None:
+        self.batch = batch
+        self.advantages = advantages
+        self._rnd = rnd
+        self._metrics = metrics
+        self._losses: list[tuple[float, float]] = []
+
+    def learn(self, rows: Tensor) -> None:
+        """See `ExplorationUpdate`."""
+        self._losses.append(self._rnd.optimizer_step(self.batch, rows))
+
+    def finish(self) -> dict[str, float]:
+        """See `ExplorationUpdate`. Only now are the rollout's observations counted in the statistics."""
+        self._rnd.networks.update_statistics(self.batch.states.next())
+        losses = np.array(self._losses).reshape(-1, 2)
+        means = losses.mean(axis=0) if len(losses) else np.full(2, np.nan)  # an update may end before a step
+        return self._metrics | {"rnd_loss": float(means[0]), "rnd_value_loss": float(means[1])}
 
 
 class ReturnFilter(RewardScaler):
@@ -214,8 +225,8 @@ class _States:
         return self._rows[self._following[rows]]
 
 
-class _Batch(NamedTuple):
-    """What is learnt from.
+class RNDBatch(NamedTuple):
+    """What the networks learn from.
 
     Attributes:
         states: of S steps.

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from learner.exploration import NoExplorationUpdate
 from learner.policy import ActorCritic
 from learner.ppo import Batch
 from learner.store import Rollout
@@ -71,7 +72,7 @@ def play(policy, lengths, seed=0):
     return make_rollout(episodes, policy.head.action_space.dtype)
 
 
-def numbered_batch(policy, size):
+def numbered_batch(policy, size, exploration=None):
     """A batch whose first observation component is the number of the row; the rest is random but fitting."""
     generator = torch.Generator().manual_seed(5)
     obs = torch.randn(size, policy.observation_space.shape[0], generator=generator)
@@ -79,7 +80,8 @@ def numbered_batch(policy, size):
     actions = torch.randint(policy.head.num_outputs, (size,), generator=generator)
     log_probs, values = policy.evaluate_actions(obs, actions)
     advantages = torch.randn(size, generator=generator)
-    return Batch(obs, actions, log_probs, values, advantages, advantages + values)
+    exploration = exploration or NoExplorationUpdate(size)
+    return Batch(obs, actions, log_probs, values, advantages, advantages + values, exploration)
 
 
 class Watch:

@@ -425,7 +425,8 @@ def test_prepare_carries_no_gradient_and_changes_nothing():
     before = weights_of(learner.policy)
     batch = learner.prepare(play(learner.policy, [5, 3]))
     assert len(batch) == 8
-    assert not any(getattr(batch, item.name).requires_grad for item in dataclasses.fields(Batch))
+    columns = [getattr(batch, item.name) for item in dataclasses.fields(Batch)]
+    assert not any(column.requires_grad for column in columns if isinstance(column, torch.Tensor))
     assert same_bits(weights_of(learner.policy), before)
 
 
@@ -533,14 +534,15 @@ def test_frozen_parts_of_an_own_encoder_stay_as_they_are():
 
 
 class Curious:
-    """Adds numbers that tell the rows apart, and writes down what it is asked."""
+    """Adds numbers that tell the rows apart, and records its calls. An `Exploration` and its own update."""
 
     def __init__(self):
         self.calls, self.rows = [], []
 
     def begin(self, rollout):
         self.calls.append("begin")
-        return np.arange(len(rollout)) * 1000.0
+        self.advantages = np.arange(len(rollout)) * 1000.0
+        return self
 
     def learn(self, rows):
         self.calls.append("learn")
@@ -570,7 +572,7 @@ def test_exploration_adds_to_advantages_and_to_nothing_else():
 def test_exploration_learns_the_rows_of_each_minibatch_after_its_step():
     curious = Curious()
     learner = PPOLearner(make_policy(), PPOConfig(num_epochs=2, minibatch_size=4), exploration=curious)
-    batch = numbered_batch(learner.policy, 10)
+    batch = numbered_batch(learner.policy, 10, curious)
     with Watch(learner.policy) as watch:
         metrics = learner.optimize(batch, rng())
     assert curious.rows == watch.rows
@@ -582,7 +584,7 @@ def test_exploration_does_not_learn_from_the_minibatch_that_stops_the_update():
     curious = Curious()
     settings = {"actor_lr": 0.01, "minibatch_size": 16, "target_kl": 1e-9}
     learner = PPOLearner(make_policy(), PPOConfig(**settings), exploration=curious)
-    assert learner.optimize(numbered_batch(learner.policy, 64), rng())["minibatches"] == 2
+    assert learner.optimize(numbered_batch(learner.policy, 64, curious), rng())["minibatches"] == 2
     assert curious.calls == ["learn", "finish"]
 
 

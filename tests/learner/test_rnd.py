@@ -63,11 +63,11 @@ def rollout_in(space, steps=6, seed=0):
 def learn(rnd, rollout, epochs=4, batch=8, seed=0):
     """One update as `PPOLearner` does it: (advantages, metrics)."""
     rng = np.random.default_rng(seed)
-    advantages = rnd.begin(rollout)
+    update = rnd.begin(rollout)
     for _ in range(epochs):
         for rows in torch.as_tensor(rng.permutation(len(rollout))).split(batch):
-            rnd.learn(rows)
-    return advantages, rnd.finish()
+            update.learn(rows)
+    return update.advantages, update.finish()
 
 
 def novelty(rnd, obs):
@@ -123,7 +123,7 @@ def test_the_advantage_prefers_the_new_state():
     both = random_rollout((30, 30), (0, 1), seed=101)
     obs = np.concatenate([both.obs[:30], new.obs])
     final = np.concatenate([both.final_obs[:1], new.final_obs])
-    advantages = rnd.begin(dataclasses.replace(both, obs=obs, final_obs=final))
+    advantages = rnd.begin(dataclasses.replace(both, obs=obs, final_obs=final)).advantages
     assert advantages[30:].mean() > advantages[:30].max()
 
 
@@ -148,10 +148,10 @@ def test_statistics_are_frozen_while_they_are_in_use():
     mean = normalizer.mean.clone()
     # The first rollout stands in for the random steps of the paper, too.
     np.testing.assert_allclose(mean, first.next_obs().astype(np.float64).mean(axis=0), rtol=1e-12)
-    rnd.begin(second)
-    rnd.learn(torch.arange(len(second)))
+    update = rnd.begin(second)
+    update.learn(torch.arange(len(second)))
     assert torch.equal(normalizer.mean, mean)
-    rnd.finish()
+    update.finish()
     all_three = np.concatenate([first.next_obs(), first.next_obs(), second.next_obs()]).astype(np.float64)
     np.testing.assert_allclose(normalizer.mean, all_three.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(normalizer.var, all_three.var(axis=0), rtol=1e-12)
@@ -197,7 +197,7 @@ def test_advantages_against_a_slow_reference():
     # What each env shows next: after the ends in rows 2 and 3 the first observation of the next episode.
     next_values = np.array([*values[1:8], finals[2], values[9], finals[3]])
     raw = novelty(rnd, rollout.next_obs())
-    found = rnd.begin(rollout)
+    found = rnd.begin(rollout).advantages
     scaled = raw / np.sqrt(float(rnd.returns.var) + 1e-8)
     want = 0.25 * slow_advantages(scaled, values, next_values, rollout.env_ids, 0.9, 0.8)
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-6)
@@ -207,11 +207,8 @@ def test_advantages_against_a_slow_reference():
 def test_the_critic_learns_the_returns():
     rnd = RND(vector_space(3), lr=3e-3, **SMALL)
     rollout = random_rollout((40,), (0,))
-    rnd.begin(rollout)
-    losses = []
-    for _ in range(300):
-        rnd.learn(torch.arange(len(rollout)))
-        losses.append(rnd._losses[-1][1])
+    batch, rows = rnd.begin(rollout).batch, torch.arange(len(rollout))
+    losses = [rnd.optimizer_step(batch, rows)[1] for _ in range(300)]
     assert losses[-1] < 0.05 * losses[0]
 
 
@@ -227,10 +224,10 @@ def test_metrics_are_of_raw_rewards(metric):
 def test_a_gradient_that_is_not_finite_does_not_reach_the_weights():
     rnd = RND(vector_space(3), **SMALL)
     rollout = random_rollout()
-    rnd.begin(rollout)
-    rnd._batch.targets[0] = float("nan")
+    update = rnd.begin(rollout)
+    update.batch.targets[0] = float("nan")
     before = copy.deepcopy(rnd.networks.state_dict())
-    rnd.learn(torch.arange(len(rollout)))
+    update.learn(torch.arange(len(rollout)))
     assert same_bits(rnd.networks.state_dict(), before)
 
 
@@ -238,8 +235,7 @@ def test_the_gradients_norm_is_bounded_over_predictor_and_critic_together():
     def norm_after(max_grad_norm):
         rnd = RND(vector_space(3), **SMALL, max_grad_norm=max_grad_norm)
         rollout = random_rollout()
-        rnd.begin(rollout)
-        rnd.learn(torch.arange(len(rollout)))
+        rnd.begin(rollout).learn(torch.arange(len(rollout)))
         learnt = [p for p in rnd.networks.parameters() if p.requires_grad]
         return float(torch.stack([p.grad.norm() for p in learnt]).norm())
 
@@ -289,11 +285,20 @@ def test_the_quick_starts_beta_is_its_weight():
     assert (rnd.coef, rnd.gamma, rnd.gae_lambda) == (0.7, 0.99, 0.6)
 
 
-def test_learning_needs_a_rollout():
+def test_an_update_without_a_step_has_no_losses():
     rnd = RND(vector_space(3), **SMALL)
     learn(rnd, random_rollout())
-    with pytest.raises(RuntimeError, match="begin"):
-        rnd.learn(torch.arange(2))
+    metrics = rnd.begin(random_rollout()).finish()
+    assert np.isnan([metrics["rnd_loss"], metrics["rnd_value_loss"]]).all()
+    assert metrics["rnd_reward_mean"] > 0.0
+
+
+def test_updates_of_two_rollouts_do_not_share_losses():
+    rnd = RND(vector_space(3), **SMALL)
+    first, second = rnd.begin(random_rollout()), rnd.begin(random_rollout(seed=1))
+    first.learn(torch.arange(12))
+    assert first.finish()["rnd_loss"] > 0.0
+    assert np.isnan(second.finish()["rnd_loss"])
 
 
 # ---- spaces
