@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from workers.seeding import episode_seed
+from workers.seeding import Stream, episode_seed, evaluation_seed, generator
 
 
 def test_seeds_never_change():
@@ -46,3 +46,32 @@ def test_the_global_generator_is_neither_used_nor_touched():
 def test_a_negative_run_seed_is_refused():
     with pytest.raises(ValueError, match="non-negative"):
         episode_seed(-1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "counters", "key"),
+    [
+        (Stream.EPISODE, (5, 7), (0, 5, 7)),
+        (Stream.NOISE, (3, 1), (1, 3, 1)),
+        (Stream.NOISE, (), (1,)),
+        (Stream.SHUFFLE, (2,), (2, 2)),
+        (Stream.WARM_UP, (0,), (3, 0)),
+        (Stream.EVALUATION, (), (4,)),
+    ],
+)
+def test_the_numbers_of_each_stream_never_change(stream, counters, key):
+    expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(11, spawn_key=key)))
+    assert generator(11, stream, *counters).integers(2**63, size=4).tolist() == (
+        expected.integers(2**63, size=4).tolist()
+    )
+
+
+def test_each_call_makes_a_new_generator():
+    first = generator(1, Stream.NOISE, 0, 0)
+    first.random(10)
+    assert generator(1, Stream.NOISE, 0, 0).random() != first.random()
+    assert generator(1, Stream.NOISE, 0, 0).random() == generator(1, Stream.NOISE, 0, 0).random()
+
+
+def test_the_seed_of_evaluations_never_changes():
+    assert [evaluation_seed(0), evaluation_seed(1)] == [16732062099500631801, 11724249445994358946]
