@@ -1,40 +1,24 @@
-"""The policy: an encoder, an actor and a critic, and the head that makes actions of the actor's outputs."""
+"""The networks of a policy: tensors in, tensors out. `learner.actor` acts with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learner.composite_head import make_head
 from learner.encoders import CustomEncoder, Encoder, make_encoder
-from learner.masks import mask_outputs
+from learner.masks import make_masks
 from learner.networks import ACTIVATIONS, mlp
 from learner.normalize import ObservationNormalizer
-from learner.spaces import MASK_KEY, leaves
 
 Array = npt.NDArray[Any]
 
 _CHUNK_BYTES = 16 << 20  # of observations per forward pass where no gradient is needed: bounds the memory
-
-
-class NoLegalAction(ValueError):
-    """An env's action mask allows nothing.
-
-    Args:
-        rows: i64, of the batch; or the envs themselves.
-        what: they are.
-    """
-
-    def __init__(self, rows: npt.NDArray[np.int64], what: str = "rows") -> None:
-        self.rows = rows
-        which = f"{what} {', '.join(map(str, rows.tolist()))}"
-        super().__init__(f"{which}: the action mask allows no action, but the episode is not over")
 
 
 class ActorCritic(nn.Module):
@@ -52,7 +36,7 @@ class ActorCritic(nn.Module):
         activation: "tanh" or "relu", between the layers of actor and critic.
         log_std_init: initial log standard deviation of continuous actions.
         normalize_obs: numbers in Box observations go through a running normaliser, part of this model.
-        encoder: a module of one's own: observations, [G, *O] or a dict or tuple of such, to features
+        encoder: a custom module: observations, [G, *O] or a dict or tuple of such, to features
             f32[G, F]. Actor and critic share it.
 
     Raises:
@@ -75,12 +59,12 @@ class ActorCritic(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, got {activation!r}")
         if encoder is not None and normalize_obs:
-            raise ValueError("normalize_obs does not reach an encoder of one's own: normalise inside it")
+            raise ValueError("normalize_obs does not reach a custom encoder: normalise inside it")
         generator = torch.Generator().manual_seed(seed)
         self.observation_space = observation_space
         self.action_space = action_space
         self.head = make_head(action_space, log_std_init=log_std_init)
-        self._mask = _mask_reader(observation_space, self.head.num_outputs if self.head.maskable else 0)
+        self._masks = make_masks(observation_space, self.head.num_outputs if self.head.maskable else 0)
         self.encoder: Encoder
         if encoder is not None:
             self.encoder = CustomEncoder(observation_space, encoder)
@@ -95,35 +79,55 @@ class ActorCritic(nn.Module):
     def device(self) -> torch.device:
         return next(self.actor.parameters()).device
 
-    def preprocess(self, rows: Tensor) -> Tensor:
-        """What of the networks has no weights and can be done ahead: [S, ...] for rows [S, *O]."""
-        # The mask has to be read from the rows again in every minibatch.
-        return rows if self._mask is not None else self.encoder.preprocess(rows)
+    def preprocess(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What of the networks has no weights, and can be done once for a whole batch.
 
-    def outputs_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The actor's outputs f32[S, K] and values f32[S] for preprocessed rows [S, ...]."""
-        features = self._features(inputs)
+        Args:
+            rows: [S, *O].
+
+        Returns:
+            Inputs of the networks [S, ...], and action masks bool[S, K]; bool[S, 0] if the space has none.
+        """
+        return self.encoder.preprocess(rows), self._masks.read(rows)
+
+    def outputs_and_values(self, inputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """The actor's outputs f32[S, K] and values f32[S], for what `preprocess` returns."""
+        features = self.encoder(inputs)
         values: Tensor = self.critic(features).squeeze(1)
-        return self._masked(self.actor(features), inputs), values
+        return self._masks.apply(self.actor(features), masks), values
 
-    def outputs(self, rows: Tensor) -> Tensor:
-        """The actor's outputs f32[S, K] for rows [S, *O]."""
-        inputs = self.preprocess(rows)
-        return self._masked(self.actor(self._features(inputs)), inputs)
+    def outputs(self, inputs: Tensor, masks: Tensor) -> Tensor:
+        """The actor's outputs f32[S, K], for what `preprocess` returns."""
+        return self._masks.apply(self.actor(self.encoder(inputs)), masks)
 
     def values(self, rows: Tensor) -> Tensor:
         """V(obs), f32[S], for rows [S, *O]."""
-        values: Tensor = self.critic(self._features(self.preprocess(rows))).squeeze(1)
+        values: Tensor = self.critic(self.encoder(self.encoder.preprocess(rows))).squeeze(1)
         return values
 
-    def _features(self, inputs: Tensor) -> Tensor:
-        if self._mask is not None:
-            inputs = self.encoder.preprocess(inputs)
-        features: Tensor = self.encoder(inputs)
-        return features
+    @torch.no_grad()
+    def values_without_grad(self, rows: Tensor) -> Tensor:
+        """V(obs), f32[S], for rows [S, *O], which may be none; chunk by chunk, which bounds the memory."""
+        return torch.cat([self.values(chunk) for chunk in _chunks(rows)])
 
-    def _masked(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        return outputs if self._mask is None else mask_outputs(outputs, self._mask(inputs))
+    @torch.no_grad()
+    def evaluate_actions(self, inputs: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values of a whole batch with the present weights, without gradients.
+
+        Args:
+            inputs, masks: as `preprocess` returns them.
+            actions: [S, *A].
+
+        Returns:
+            log pi(a|s) f32[S] and V(s) f32[S].
+        """
+        log_probs, values = [], []
+        size = _rows_per_chunk(inputs)
+        for chunk in zip(inputs.split(size), masks.split(size), actions.split(size), strict=True):
+            outputs, value = self.outputs_and_values(*chunk[:2])
+            log_probs.append(self.head.log_prob(outputs, chunk[2]))
+            values.append(value)
+        return torch.cat(log_probs), torch.cat(values)
 
     @torch.no_grad()
     def update_statistics(self, obs: Array) -> None:
@@ -136,86 +140,6 @@ class ActorCritic(nn.Module):
         """Whether there are running statistics of observations."""
         return any(isinstance(module, ObservationNormalizer) for module in self.encoder.modules())
 
-    def act(self, obs: Array, noise: Array) -> Array:
-        """Sample actions.
-
-        Args:
-            obs: [G, *O].
-            noise: f32[G, K] from `head.draw_noise`.
-
-        Returns:
-            Actions [G, *A]; `head.to_env` makes env actions of them.
-
-        Raises:
-            NoLegalAction: a mask allows nothing.
-        """
-        return self.head.sample(self._actor_outputs(obs), noise)
-
-    @torch.inference_mode()
-    def act_with_values(self, obs: Array, noise: Array) -> tuple[Array, Array, Array]:
-        """Sample actions as `act` does, with what a loop of one's own has to remember of them.
-
-        Args:
-            obs: [G, *O].
-            noise: f32[G, K].
-
-        Returns:
-            Actions [G, *A], V(obs) f32[G] and the log-probabilities of the actions f32[G].
-
-        Raises:
-            NoLegalAction: a mask allows nothing.
-        """
-        rows = torch.as_tensor(obs, device=self.device)
-        self._require_choice(rows)
-        outputs, values = self.outputs_and_values(self.preprocess(rows))
-        actions = self.head.sample(outputs.cpu().numpy(), noise)
-        log_probs = self.head.log_prob(outputs, torch.as_tensor(actions, device=self.device))
-        return actions, values.cpu().numpy(), log_probs.cpu().numpy()
-
-    def act_greedily(self, obs: Array) -> Array:
-        """The most likely actions [G, *A] for obs [G, *O]."""
-        return self.head.mode(self._actor_outputs(obs))
-
-    @torch.inference_mode()
-    def _actor_outputs(self, obs: Array) -> Array:
-        rows = torch.as_tensor(obs, device=self.device)
-        self._require_choice(rows)
-        outputs: Array = self.outputs(rows).cpu().numpy()
-        return outputs
-
-    def _require_choice(self, rows: Tensor) -> None:
-        if self._mask is not None:
-            stuck = np.flatnonzero(~self.head.has_choice(self._mask(rows).cpu().numpy()))
-            if len(stuck):
-                raise NoLegalAction(stuck)
-
-    def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Log pi(action | obs), f32[S], for obs [S, *O] and actions [S, *A]."""
-        return self.head.log_prob(self.outputs(obs), actions)
-
-    @torch.no_grad()
-    def evaluate_actions(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values of a whole batch with the present weights, without gradients.
-
-        Args:
-            inputs: [S, ...], preprocessed.
-            actions: [S, *A].
-
-        Returns:
-            log pi(a|s) f32[S] and V(s) f32[S].
-        """
-        log_probs, values = [], []
-        for chunk, drawn in zip(_chunks(inputs), actions.split(_rows_per_chunk(inputs)), strict=True):
-            outputs, value = self.outputs_and_values(chunk)
-            log_probs.append(self.head.log_prob(outputs, drawn))
-            values.append(value)
-        return torch.cat(log_probs), torch.cat(values)
-
-    @torch.no_grad()
-    def values_without_grad(self, obs: Tensor) -> Tensor:
-        """V(obs), f32[S], without gradients; obs [S, *O] may be empty."""
-        return torch.cat([self.values(chunk) for chunk in _chunks(obs)])
-
 
 def _rows_per_chunk(rows: Tensor) -> int:
     # The same number for the same space, whatever the batch: sums may depend on it.
@@ -225,26 +149,3 @@ def _rows_per_chunk(rows: Tensor) -> int:
 def _chunks(rows: Tensor) -> Sequence[Tensor]:
     chunks: Sequence[Tensor] = rows.split(_rows_per_chunk(rows))
     return chunks
-
-
-def _mask_reader(space: gym.Space[Any], width: int) -> Callable[[Tensor], Tensor] | None:
-    """What reads the action mask, bool[S, K], from rows; None if the space has none.
-
-    Raises:
-        ValueError: there is a mask that does not fit `width`, the number K of choices.
-    """
-    everywhere = [leaf for leaf in leaves(space) if MASK_KEY in leaf.path]
-    found = [leaf for leaf in everywhere if leaf.path == (MASK_KEY,)]
-    if found != everywhere:
-        raise ValueError(
-            f"{MASK_KEY!r} must be one array at the top of the observation's Dict, not within {space}"
-        )
-    if not found:
-        return None
-    size = int(np.prod(found[0].shape, dtype=np.int64))
-    if size != width:
-        raise ValueError(
-            f"the observation's {MASK_KEY!r} has {size} entries, but the action space has "
-            + (f"{width} choices" if width else "parts that cannot be masked (Box)")
-        )
-    return lambda rows: found[0].read(rows).flatten(start_dim=1) != 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from learner.advantages import gae, next_values
-from learner.exploration import Exploration, ExplorationUpdate, NoExploration
+from learner.errors import NonFiniteError
+from learner.exploration import Exploration, NoExploration
 from learner.losses import approx_kl, clip_fraction, explained_variance, normalize, policy_loss, value_loss
 from learner.meter import Meter
+from learner.minibatches import Batch, Minibatches, RowMinibatches
 from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
 from learner.settings import Rule, check
 from learner.store import Rollout
 
 _MAX_NON_FINITE_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
-
-
-class NonFiniteError(ArithmeticError):
-    """Gradients were not finite several times in a row, or an update made weights or actions that are not."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,8 @@ class PPOConfig:
         normalize_advantage: per minibatch.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
         ent_coef: weight of the entropy bonus.
-        vf_coef: weight of the value loss.
+        vf_coef: weight of the value loss, which is 0.5 MSE (as in the paper's code and CleanRL): 0.5 here
+            weighs half of what 0.5 weighs in Stable-Baselines3, whose loss is the MSE itself.
         max_grad_norm: bound on the gradient's norm over actor and critic together.
         target_kl: end the update once approx_kl exceeds 1.5 times this; None never does.
 
@@ -54,8 +52,8 @@ class PPOConfig:
         ConfigError: a value is out of range.
     """
 
-    actor_lr: float = 3e-4
-    critic_lr: float = 3e-4
+    actor_lr: float = 1e-3
+    critic_lr: float = 2.5e-3
     anneal_lr: bool = False
     anneal_clip_range: bool = False
     gamma: float = 0.99
@@ -63,7 +61,7 @@ class PPOConfig:
     clip_range: float = 0.2
     clip_range_vf: float | None = None
     num_epochs: int = 10
-    minibatch_size: int = 64
+    minibatch_size: int = 256
     normalize_advantage: bool = True
     normalize_reward: bool = False
     ent_coef: float = 0.0
@@ -85,69 +83,26 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What the optimiser sees; all tensors on the policy's device.
-
-    Attributes:
-        inputs: [S, ...], preprocessed observations.
-        actions: [S, *A].
-        log_probs: f32[S], of the behaviour weights.
-        values: f32[S], of the behaviour weights.
-        advantages: f32[S].
-        returns: f32[S], advantages + values.
-        exploration: learns from the same rows; not sliced with them.
-    """
-
-    inputs: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    exploration: ExplorationUpdate
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    def rows(self, index: Tensor | slice) -> Batch:
-        """The rows of `index`, i64[B] or a slice."""
-        return Batch(
-            self.inputs[index],
-            self.actions[index],
-            self.log_probs[index],
-            self.values[index],
-            self.advantages[index],
-            self.returns[index],
-            self.exploration,
-        )
-
-
 class PPOLearner:
     """A policy and the optimiser that improves it.
 
     Args:
         policy: trained in place; stays on its device.
         config: hyper-parameters.
-        num_envs: N, of the rollouts to come; only to have room for them at once.
         exploration: adds to the advantages.
     """
 
     def __init__(
-        self,
-        policy: ActorCritic,
-        config: PPOConfig,
-        num_envs: int = 1,
-        exploration: Exploration | None = None,
+        self, policy: ActorCritic, config: PPOConfig, exploration: Exploration | None = None
     ) -> None:
         self.policy = policy
         self.config = config
         self.exploration = exploration or NoExploration()
-        self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(num_envs, config.gamma)
+        self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(0, config.gamma)
         shared = [parameter for parameter in policy.encoder.parameters() if parameter.requires_grad]
         self._actor_parameters = [*shared, *policy.actor.parameters(), *policy.head.parameters()]
         self._critic_parameters = list(policy.critic.parameters())
-        self._clip_range = config.clip_range
+        self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._consecutive_non_finite = 0
         self._optimizer = torch.optim.Adam(
             [
@@ -182,9 +137,6 @@ class PPOLearner:
     def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """Improve the policy from what it has played with its present weights.
 
-        Running statistics of observations take this rollout in at the end, so that the old log-probabilities
-        are those of the network that has played.
-
         Args:
             rollout: S steps.
             rng: shuffles the minibatches.
@@ -196,102 +148,120 @@ class PPOLearner:
         Raises:
             NonFiniteError: see there.
         """
-        metrics = self.optimize(self.prepare(rollout), rng, progress)
+        return self.learn(rollout, self.policy, rng, progress)
+
+    def learn(
+        self, rollout: Rollout, acting_policy: ActorCritic, rng: np.random.Generator, progress: float = 0.0
+    ) -> dict[str, float]:
+        """`update` from a rollout that `acting_policy` has played, whose weights may be older.
+
+        Running statistics of observations take this rollout in at the end, so that the old log-probabilities
+        are those of the network that has played.
+        """
+        metrics = self.optimize(self.prepare(rollout, acting_policy), rng, progress)
         self.policy.update_statistics(rollout.obs)
         return metrics
 
-    def prepare(self, rollout: Rollout) -> Batch:
-        """Values, old log-probabilities, advantages and returns, all with the present weights."""
-        device = self.policy.device
-        inputs = self.policy.preprocess(torch.as_tensor(rollout.obs, device=device))
-        actions = torch.as_tensor(rollout.actions, device=device)
-        log_probs, values = self.policy.evaluate_actions(inputs, actions)
-        return self.with_advantages(rollout, inputs, actions, log_probs, values)
+    def prepare(self, rollout: Rollout, acting_policy: ActorCritic | None = None) -> Batch:
+        """Values, old log-probabilities, advantages and returns, all with the weights that acted.
+
+        Args:
+            rollout: S steps.
+            acting_policy: has played them; None is the learner's own policy.
+        """
+        acting = acting_policy or self.policy
+        inputs, masks = acting.preprocess(torch.as_tensor(rollout.obs, device=acting.device))
+        actions = torch.as_tensor(rollout.actions, device=acting.device)
+        log_probs, values = acting.evaluate_actions(inputs, masks, actions)
+        return self.with_advantages(rollout, acting, (inputs, masks, actions, log_probs, values))
 
     def with_advantages(
-        self, rollout: Rollout, inputs: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
+        self, rollout: Rollout, acting_policy: ActorCritic, known: tuple[Tensor, ...]
     ) -> Batch:
         """The batch of a rollout whose values and log-probabilities are known.
 
         Args:
             rollout: rewards, ends and final observations are taken from it.
-            inputs, actions, log_probs, values: [S, ...], see `Batch`.
+            acting_policy: has played it; values of final observations are its own.
+            known: inputs, masks, actions, log_probs and values, [S, ...]; see `Batch`.
         """
+        values = known[-1].cpu().numpy()
+        device = known[-1].device
         self._rewards.update(rollout.rewards, rollout.env_ids, rollout.episode_ends)
         rewards = self._rewards.scale(rollout.rewards)
-        final_obs = torch.as_tensor(rollout.final_obs, device=values.device)
-        final_values = self.policy.values_without_grad(final_obs).cpu().numpy()
+        final_obs = torch.as_tensor(rollout.final_obs, device=device)
+        final_values = acting_policy.values_without_grad(final_obs).cpu().numpy()
         bootstrap = np.where(rollout.terminated, 0.0, final_values)
-        known = values.cpu().numpy()
-        following = next_values(known, rollout.ends, bootstrap)
-        advantages = gae(rewards, known, following, rollout.ends, self.config.gamma, self.config.gae_lambda)
-        returns = torch.as_tensor(advantages + known, dtype=torch.float32, device=values.device)
+        following = next_values(values, rollout.ends, bootstrap)
+        advantages = gae(rewards, values, following, rollout.ends, self.config.gamma, self.config.gae_lambda)
+        returns = torch.as_tensor(advantages + values, dtype=torch.float32, device=device)
         exploration = self.exploration.begin(rollout)
-        advantages = advantages + exploration.advantages
-        as_tensor = torch.as_tensor(advantages, dtype=torch.float32, device=values.device)
-        return Batch(inputs, actions, log_probs, values, as_tensor, returns, exploration)
+        total = torch.as_tensor(advantages + exploration.advantages, dtype=torch.float32, device=device)
+        inputs, masks, actions, log_probs, old_values = known
+        return Batch(
+            inputs, masks, actions, log_probs, old_values, total, returns, acting_policy, exploration
+        )
 
     def optimize(self, batch: Batch, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
         """PPO's epochs over a batch; see `update`."""
-        self._anneal(progress)
+        clip_range = self._anneal(progress)
         meter = Meter()
-        for rows, minibatch in self._minibatches(batch, rng):
-            if not self._step(minibatch, meter):
+        for rows, minibatch in self._minibatches.of(batch, rng):
+            if not self._step(minibatch, clip_range, meter):
                 break
             batch.exploration.learn(rows)
         self._require_finite_weights()
         metrics = meter.means() | batch.exploration.finish()
         metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
         metrics["learning_rate"] = self._optimizer.param_groups[0]["lr"]
-        metrics["clip_range"] = self._clip_range
+        metrics["clip_range"] = clip_range
         return metrics
 
-    def _anneal(self, progress: float) -> None:
+    def _anneal(self, progress: float) -> float:
+        """Set the step sizes for this share of the run. Returns the clip range."""
         left = max(0.0, 1.0 - progress)
-        self._clip_range = self.config.clip_range * (left if self.config.anneal_clip_range else 1.0)
         factor = left if self.config.anneal_lr else 1.0
         actor, critic = self._optimizer.param_groups
         actor["lr"] = self.config.actor_lr * factor
         critic["lr"] = self.config.critic_lr * factor
+        return self.config.clip_range * (left if self.config.anneal_clip_range else 1.0)
 
-    def _minibatches(self, batch: Batch, rng: np.random.Generator) -> Iterator[tuple[Tensor, Batch]]:
-        """Every step once per epoch, in a new order each epoch; the last, short minibatch is kept.
-
-        With each minibatch, the rows i64[B] of the batch that are in it.
-        """
-        for _ in range(self.config.num_epochs):
-            order = torch.as_tensor(rng.permutation(len(batch)), device=batch.inputs.device)
-            shuffled = batch.rows(order)
-            for start in range(0, len(batch), self.config.minibatch_size):
-                rows = slice(start, start + self.config.minibatch_size)
-                yield order[rows], shuffled.rows(rows)
-
-    def _step(self, batch: Batch, meter: Meter) -> bool:
+    def _step(self, batch: Batch, clip_range: float, meter: Meter) -> bool:
         """One optimiser step; False ends the update early (target_kl)."""
         config = self.config
-        outputs, values = self.policy.outputs_and_values(batch.inputs)
+        outputs, values = self.policy.outputs_and_values(batch.inputs, batch.masks)
         log_ratio = self.policy.head.log_prob(outputs, batch.actions) - batch.log_probs
         entropy = self.policy.head.entropy(outputs).mean()
         advantages = normalize(batch.advantages) if config.normalize_advantage else batch.advantages
-        actor_loss = policy_loss(log_ratio, advantages, self._clip_range)
+        actor_loss = policy_loss(log_ratio, advantages, clip_range)
         critic_loss = value_loss(values, batch.returns, batch.values, config.clip_range_vf)
         with torch.no_grad():
             kl = float(approx_kl(log_ratio))
             if meter.steps == 0:
-                # The behaviour weights are still in place: anything but 1 here is a bug.
-                meter.initial_ratio_error = float((log_ratio.exp() - 1.0).abs().max())
+                meter.initial_ratio_error = self._initial_ratio_error(batch, log_ratio)
             meter.add(
                 policy_loss=float(actor_loss),
                 value_loss=float(critic_loss),
                 entropy_loss=-float(entropy),
                 approx_kl=kl,
-                clip_fraction=float(clip_fraction(log_ratio, self._clip_range)),
+                clip_fraction=float(clip_fraction(log_ratio, clip_range)),
             )
         if config.target_kl is not None and kl > 1.5 * config.target_kl:
             return False
         loss = actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy
         self._optimizer_step(loss, meter)
         return True
+
+    def _initial_ratio_error(self, batch: Batch, log_ratio: Tensor) -> float:
+        """The largest |ratio - 1| between the stored log-probabilities and those of the weights that acted.
+
+        Before the first step it is rounding error; anything else is a bug.
+        """
+        acting = batch.acting_policy
+        if acting is not self.policy:
+            outputs = acting.outputs(batch.inputs, batch.masks)
+            log_ratio = acting.head.log_prob(outputs, batch.actions) - batch.log_probs
+        return float((log_ratio.exp() - 1.0).abs().max())
 
     def _optimizer_step(self, loss: Tensor, meter: Meter) -> None:
         self._optimizer.zero_grad()

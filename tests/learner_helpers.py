@@ -5,9 +5,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from learner.actor import Actor
 from learner.exploration import NoExplorationUpdate
+from learner.minibatches import Batch
 from learner.policy import ActorCritic
-from learner.ppo import Batch
 from learner.store import Rollout
 from workers.rows import pack
 
@@ -66,7 +67,7 @@ def play(policy, lengths, seed=0):
     episodes = []
     for env, length in enumerate(lengths):
         obs = rng.standard_normal((length + 1, obs_dim)).astype(np.float32)
-        actions = policy.act(obs[:-1], policy.head.draw_noise(rng, length))
+        actions = Actor(policy).act(obs[:-1], policy.head.draw_noise(rng, length))
         rewards = rng.standard_normal(length)
         episodes.append((env, obs[:-1], actions, rewards, env % 2 == 0, obs[-1]))
     return make_rollout(episodes, policy.head.action_space.dtype)
@@ -78,10 +79,13 @@ def numbered_batch(policy, size, exploration=None):
     obs = torch.randn(size, policy.observation_space.shape[0], generator=generator)
     obs[:, 0] = torch.arange(size)
     actions = torch.randint(policy.head.num_outputs, (size,), generator=generator)
-    log_probs, values = policy.evaluate_actions(obs, actions)
+    inputs, masks = policy.preprocess(obs)
+    log_probs, values = policy.evaluate_actions(inputs, masks, actions)
     advantages = torch.randn(size, generator=generator)
     exploration = exploration or NoExplorationUpdate(size)
-    return Batch(obs, actions, log_probs, values, advantages, advantages + values, exploration)
+    return Batch(
+        inputs, masks, actions, log_probs, values, advantages, advantages + values, policy, exploration
+    )
 
 
 class Watch:
@@ -116,3 +120,8 @@ def weights_of(policy):
 def same_bits(left, right):
     assert left.keys() == right.keys()
     return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def log_prob(policy, obs, actions):
+    """Log pi(action | obs), f32[S], for obs [S, *O] and actions [S, *A]."""
+    return policy.head.log_prob(policy.outputs(*policy.preprocess(obs)), actions)

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from learner.policy import NoLegalAction
-from learner.ppo import NonFiniteError
+from learner.errors import NoLegalAction, NonFiniteError
 from learner.settings import ConfigError
 from prl.commands.command import Command
 from prl.config.command_line import parse

@@ -20,7 +20,7 @@ from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory, build_policy, check_trainable, reproducible
 from prl.run.saved_run import load_config, weights_of
 from prl.run.weights import load_weights
-from prl.training.evaluate import Actor, Episode
+from prl.training.evaluate import Episode, EpisodeActor
 from workers.envs import AnyEnv, EnvFactory
 from workers.errors import USER_ERRORS, EnvError
 from workers.rows import RowCodec, RowError
@@ -87,7 +87,7 @@ def play(config: PlayConfig) -> Iterator[Episode]:
     with reproducible(trained.torch_threads, torch.device("cpu")), _PlayedEnv(factory, config.video) as stage:
         for number in range(config.episodes):
             seed = episode_seed(config.seed, 0, number)
-            yield _play_episode(stage, Actor(policy, [seed], config.deterministic, number), seed)
+            yield _play_episode(stage, EpisodeActor(policy, [seed], config.deterministic, number), seed)
 
 
 def _with_display(trained: TrainConfig, config: PlayConfig) -> TrainConfig:
@@ -116,7 +116,7 @@ def _require_render_mode(trained: TrainConfig, wanted: str) -> None:
         raise EnvError(f"{trained.env_id} has no render mode {wanted}; {has}")
 
 
-def _play_episode(stage: _PlayedEnv, actor: Actor, seed: int) -> Episode:
+def _play_episode(stage: _PlayedEnv, actor: EpisodeActor, seed: int) -> Episode:
     total, length, ended = 0.0, 0, False
     row = stage.reset(seed)
     while not ended:

@@ -93,7 +93,7 @@ def build_learner(policy: ActorCritic, config: TrainConfig) -> PPOLearner:
             seed=config.seed,
             device=policy.device,
         )
-    return PPOLearner(policy, config, config.num_envs, exploration)
+    return PPOLearner(policy, config, exploration)
 
 
 def check_trainable(factory: EnvFactory) -> None:

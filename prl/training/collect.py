@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner.policy import ActorCritic, NoLegalAction
-from learner.ppo import NonFiniteError
+from learner.actor import Actor
+from learner.policy import ActorCritic
 from learner.store import Store
 from prl.training.rounds import RoundKind
 from workers.pool import EnvPool, StepBatch
@@ -76,21 +76,17 @@ def collect(
     steps = np.zeros(pool.num_envs, np.int64)
     lost = 0
     wait_seconds = 0.0
+    actor = Actor(policy)
     group_of = {int(env): group for group in groups for env in group.env_ids}
 
     def act(env_ids: Ids, obs: npt.NDArray[Any]) -> None:
         group = group_of[int(env_ids[0])]
         # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on who
         # else is still playing.
-        noise = policy.head.draw_noise(group.rng, len(group.env_ids))
-        try:
-            actions = policy.act(obs, noise[np.searchsorted(group.env_ids, env_ids)])
-        except NoLegalAction as error:
-            raise NoLegalAction(env_ids[error.rows], "envs") from None
-        if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
-            raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
+        noise = actor.draw_noise(group.rng, len(group.env_ids))
+        actions = actor.act(obs, noise[np.searchsorted(group.env_ids, env_ids)], env_ids)
         store.add_actions(env_ids, obs, actions)
-        rounds.send(pool, env_ids, policy.head.to_env(actions))
+        rounds.send(pool, env_ids, actor.to_env(actions))
 
     def receive() -> StepBatch:
         nonlocal wait_seconds

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner.actor import Actor
 from learner.policy import ActorCritic
-from learner.ppo import NonFiniteError
 from workers.pool import EnvPool
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ class Episode:
     length: int
 
 
-class Actor:
+class EpisodeActor:
     """Acts for some episodes so that none depends on which others are played beside it.
 
     The last bits of a matrix product depend on the number of rows and on the row's place among them, and an
@@ -46,7 +46,7 @@ class Actor:
     def __init__(
         self, policy: ActorCritic, seeds: Sequence[int], deterministic: bool = True, first: int = 0
     ) -> None:
-        self._policy = policy
+        self._actor = Actor(policy)
         self._first = first
         self._rngs = None if deterministic else [_noise_generator(seed) for seed in seeds]
 
@@ -68,24 +68,19 @@ class Actor:
             for part in np.split(np.arange(len(episodes)), cuts)
         ]
         actions = np.concatenate(parts)
-        if not np.isfinite(actions).all():  # or the env would be blamed for what it makes of them
-            raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
-        return self._policy.head.to_env(actions)
+        return self._actor.to_env(actions)
 
     def _noise(self, episodes: Ids) -> Array | None:
         if self._rngs is None:
             return None
-        draw = self._policy.head.draw_noise
+        draw = self._actor.draw_noise
         return np.concatenate([draw(self._rngs[episode], 1) for episode in episodes.tolist()])
 
     def _act(self, places: Ids, obs: Array, noise: Array | None) -> Array:
         """Actions for at most _ROWS observations, each in its place of a full batch."""
         source = np.zeros(_ROWS, np.intp)  # free places hold a copy of the first: any legal one will do
         source[places] = np.arange(len(places))
-        if noise is None:
-            actions = self._policy.act_greedily(obs[source])
-        else:
-            actions = self._policy.act(obs[source], noise[source])
+        actions = self._actor.act(obs[source], None if noise is None else noise[source])
         return actions[places]
 
 
@@ -117,11 +112,11 @@ def evaluate(
     with _frozen(policy):
         for first in range(0, len(seeds), pool.num_envs):
             batch = seeds[first : first + pool.num_envs]
-            episodes += _play_batch(pool, Actor(policy, batch, deterministic, first), batch)
+            episodes += _play_batch(pool, EpisodeActor(policy, batch, deterministic, first), batch)
     return episodes
 
 
-def _play_batch(pool: EnvPool, actor: Actor, seeds: Sequence[int]) -> list[Episode]:
+def _play_batch(pool: EnvPool, actor: EpisodeActor, seeds: Sequence[int]) -> list[Episode]:
     """One episode in each of the first len(seeds) envs; who has finished leaves the batch."""
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     env_ids: Ids = np.arange(len(seeds))

@@ -56,16 +56,16 @@ MUTATIONS = (
     ),
     Mutation(
         "minibatches are never shuffled",
-        "learner/ppo.py",
+        "learner/minibatches.py",
         "rng.permutation(len(batch))",
         "np.arange(len(batch))",
         _PPO,
     ),
     Mutation(
         "the short last minibatch is dropped",
-        "learner/ppo.py",
-        "for start in range(0, len(batch), self.config.minibatch_size):",
-        "for start in range(0, len(batch) - self.config.minibatch_size + 1, self.config.minibatch_size):",
+        "learner/minibatches.py",
+        "for start in range(0, len(batch), self.size):",
+        "for start in range(0, len(batch) - self.size + 1, self.size):",
         _PPO,
     ),
     Mutation(
@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "statistics of observations change before the update",
         "learner/ppo.py",
-        "        metrics = self.optimize(self.prepare(rollout), rng, progress)\n        self.policy.update_statistics(rollout.obs)\n",
-        "        self.policy.update_statistics(rollout.obs)\n        metrics = self.optimize(self.prepare(rollout), rng, progress)\n",
+        "        metrics = self.optimize(self.prepare(rollout, acting_policy), rng, progress)\n        self.policy.update_statistics(rollout.obs)\n",
+        "        self.policy.update_statistics(rollout.obs)\n        metrics = self.optimize(self.prepare(rollout, acting_policy), rng, progress)\n",
         (*_PPO, "learner/test_normalize.py"),
     ),
     Mutation(
@@ -169,8 +169,8 @@ MUTATIONS = (
     ),
     Mutation(
         "action masks are ignored",
-        "learner/policy.py",
-        "return outputs if self._mask is None else mask_outputs(outputs, self._mask(inputs))",
+        "learner/masks.py",
+        "return mask_outputs(outputs, masks)",
         "return outputs",
         ("learner/test_policy.py",),
     ),
@@ -359,8 +359,8 @@ MUTATIONS = (
     Mutation(
         "bad minibatches are counted per update",
         "learner/ppo.py",
-        "        self._anneal(progress)\n        meter = Meter()\n",
-        "        self._anneal(progress)\n        self._consecutive_non_finite = 0\n        meter = Meter()\n",
+        "        clip_range = self._anneal(progress)\n        meter = Meter()\n",
+        "        clip_range = self._anneal(progress)\n        self._consecutive_non_finite = 0\n        meter = Meter()\n",
         _PPO,
     ),
     Mutation(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
-from learner_helpers import make_rollout, same_bits, vector_space, weights_of
+from learner_helpers import log_prob, make_rollout, same_bits, vector_space, weights_of
 
+from learner.actor import Actor
 from learner.normalize import ObservationNormalizer, RawRewards, RewardScaler, RunningMoments, discounted_sums
 from learner.policy import ActorCritic
 from learner.ppo import PPOConfig, PPOLearner
@@ -136,7 +137,7 @@ def test_asking_changes_nothing():
 
 def observing(obs_dim=2, seed=0, **settings):
     policy = ActorCritic(vector_space(obs_dim), Discrete(3), (16,), seed, normalize_obs=True)
-    return PPOLearner(policy, PPOConfig(**({"minibatch_size": 32, "actor_lr": 1e-2} | settings)), num_envs=3)
+    return PPOLearner(policy, PPOConfig(**({"minibatch_size": 32, "actor_lr": 1e-2} | settings)))
 
 
 def played(policy, lengths, seed=0, scale=(5.0, 1.0), offset=(100.0, -3.0)):
@@ -145,7 +146,7 @@ def played(policy, lengths, seed=0, scale=(5.0, 1.0), offset=(100.0, -3.0)):
     episodes = []
     for env, length in enumerate(lengths):
         obs = (generator.standard_normal((length, 2)) * scale + offset).astype(np.float32)
-        actions = policy.act(obs, policy.head.draw_noise(generator, length))
+        actions = Actor(policy).act(obs, policy.head.draw_noise(generator, length))
         episodes.append((env, obs, actions, generator.standard_normal(length), False, [1e6, 1e6]))
     return make_rollout(episodes)
 
@@ -184,7 +185,7 @@ def test_the_ratio_would_tell_if_statistics_moved_before_the_update():
     rollout = played(learner.policy, [40, 3, 20], seed=1, offset=(300.0, 5.0))
     batch = learner.prepare(rollout)
     learner.policy.update_statistics(rollout.obs)
-    late = learner.policy.preprocess(torch.as_tensor(rollout.obs))
+    late, _ = learner.policy.preprocess(torch.as_tensor(rollout.obs))
     metrics = learner.optimize(dataclasses.replace(batch, inputs=late), rng())
     assert metrics["initial_ratio_error"] > 1e-3
 
@@ -194,13 +195,13 @@ def test_old_log_probabilities_are_those_of_the_network_that_has_played():
     learner.update(played(learner.policy, [40, 3, 20]), rng())
     rollout = played(learner.policy, [40, 3, 20], seed=1, offset=(300.0, 5.0))
     with torch.no_grad():
-        before = learner.policy.log_prob(torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
+        before = log_prob(learner.policy, torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
     batches, optimize = [], learner.optimize
     learner.optimize = lambda batch, *args: batches.append(batch) or optimize(batch, *args)
     learner.update(rollout, rng())
     torch.testing.assert_close(batches[0].log_probs, before)
     with torch.no_grad():
-        after = learner.policy.log_prob(torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
+        after = log_prob(learner.policy, torch.as_tensor(rollout.obs), torch.as_tensor(rollout.actions))
     assert (after - before).abs().max() > 1e-3
 
 
@@ -342,7 +343,7 @@ def test_raw_rewards_are_left_alone():
 
 def scaling(gamma=0.9, **settings):
     policy = ActorCritic(vector_space(2), Discrete(3), (16,))
-    return PPOLearner(policy, PPOConfig(gamma=gamma, normalize_reward=True, **settings), num_envs=3)
+    return PPOLearner(policy, PPOConfig(gamma=gamma, normalize_reward=True, **settings))
 
 
 def scaler_of(learner):

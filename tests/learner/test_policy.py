@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
-from learner_helpers import same_bits, sample_rows, vector_space, weights_of
+from learner_helpers import log_prob, same_bits, sample_rows, vector_space, weights_of
 from torch import nn
 
-from learner.policy import ActorCritic, NoLegalAction
+from learner.actor import Actor
+from learner.errors import NoLegalAction
+from learner.policy import ActorCritic
 from learner.store import Store
 from workers.rows import pack, unpack
 
@@ -49,7 +51,7 @@ def names_of(policy, *parts):
 def tensors(policy, count=6):
     """Observations, and actions that the policy has drawn."""
     rows = sample_rows(policy.observation_space, count)
-    actions = policy.act(rows, policy.head.draw_noise(rng(), count))
+    actions = Actor(policy).act(rows, policy.head.draw_noise(rng(), count))
     return torch.as_tensor(rows), torch.as_tensor(actions)
 
 
@@ -62,8 +64,8 @@ def test_vectors_go_through_separate_networks(space):
     obs, actions = tensors(policy)
     assert not names_of(policy, "encoder")
     assert reached(policy, policy.values(obs).square().sum()) <= names_of(policy, "critic")
-    assert reached(policy, policy.log_prob(obs, actions).sum()) <= names_of(policy, "actor", "head")
-    outputs, values = policy.outputs_and_values(policy.preprocess(obs))
+    assert reached(policy, log_prob(policy, obs, actions).sum()) <= names_of(policy, "actor", "head")
+    outputs, values = policy.outputs_and_values(*policy.preprocess(obs))
     reach = reached(policy, outputs.square().sum() + values.square().sum())
     assert {name.partition(".")[0] for name in reach} == {"actor", "critic"}
 
@@ -81,7 +83,7 @@ def test_images_go_through_one_nature_cnn_that_actor_and_critic_share():
     trunk = names_of(policy, "encoder")
     assert len(trunk) == 8
     assert reached(policy, policy.values(obs).square().sum()) == trunk | names_of(policy, "critic")
-    assert reached(policy, policy.log_prob(obs, actions).square().sum()) == trunk | names_of(policy, "actor")
+    assert reached(policy, log_prob(policy, obs, actions).square().sum()) == trunk | names_of(policy, "actor")
     for part, gain in ((policy.actor, 0.01), (policy.critic, 1.0)):
         weight = part[0].weight.detach().double()
         expected = gain**2 * torch.eye(len(weight), dtype=torch.float64)
@@ -94,7 +96,7 @@ def test_an_image_beside_a_vector_has_hidden_layers_behind_the_joint_features():
     assert [layer.in_features for layer in policy.actor if isinstance(layer, nn.Linear)] == [514, 16, 8]
     trunk = names_of(policy, "encoder")
     assert reached(policy, policy.values(obs).square().sum()) == trunk | names_of(policy, "critic")
-    assert reached(policy, policy.log_prob(obs, actions).square().sum()) == trunk | names_of(policy, "actor")
+    assert reached(policy, log_prob(policy, obs, actions).square().sum()) == trunk | names_of(policy, "actor")
 
 
 # ---- every observation with every action
@@ -110,20 +112,20 @@ def test_a_policy_acts_in_every_space_and_knows_the_probability_of_what_it_did(
     rows = sample_rows(observation_space, count)
     policy.update_statistics(rows)
     noise = policy.head.draw_noise(rng(), count)
-    actions = policy.act(rows, noise)
+    actions = Actor(policy).act(rows, noise)
     for action in policy.head.to_env(actions):
         assert action_space.contains(unpack(action_space, action))
-    again, values, log_probs = policy.act_with_values(rows, noise)
+    again, values, log_probs = Actor(policy).act_with_values(rows, noise)
     np.testing.assert_array_equal(again, actions)
     obs, drawn = torch.as_tensor(rows), torch.as_tensor(actions)
     with torch.no_grad():
-        torch.testing.assert_close(policy.log_prob(obs, drawn), torch.as_tensor(log_probs))
+        torch.testing.assert_close(log_prob(policy, obs, drawn), torch.as_tensor(log_probs))
         torch.testing.assert_close(policy.values(obs), torch.as_tensor(values))
-        behaviour = policy.evaluate_actions(policy.preprocess(obs), drawn)
+        behaviour = policy.evaluate_actions(*policy.preprocess(obs), drawn)
         torch.testing.assert_close(behaviour, (torch.as_tensor(log_probs), torch.as_tensor(values)))
         torch.testing.assert_close(policy.values_without_grad(obs), torch.as_tensor(values))
-        outputs, judged = policy.outputs_and_values(policy.preprocess(obs))
-        torch.testing.assert_close(outputs, policy.outputs(obs))
+        outputs, judged = policy.outputs_and_values(*policy.preprocess(obs))
+        torch.testing.assert_close(outputs, policy.outputs(*policy.preprocess(obs)))
         torch.testing.assert_close(judged, torch.as_tensor(values))
     assert values.shape == log_probs.shape == (count,)
     # A store of these spaces takes both, and gives them back bit for bit.
@@ -151,7 +153,7 @@ def test_the_initial_policy_is_nearly_uniform(space):
     policy = ActorCritic(space, Discrete(5))
     obs = torch.as_tensor(sample_rows(space, 20))
     with torch.no_grad():
-        probs = torch.softmax(policy.outputs(obs), 1).numpy()
+        probs = torch.softmax(policy.outputs(*policy.preprocess(obs)), 1).numpy()
     np.testing.assert_allclose(probs, 0.2, atol=0.02)
     assert probs.std() > 0.0
 
@@ -161,7 +163,7 @@ def test_the_initial_policy_is_nearly_uniform_in_every_choice_of_many():
     obs = torch.as_tensor(sample_rows(vector_space(4), 50))
     for action in ([0, 0], [1, 4], [0, 3]):
         with torch.no_grad():
-            probs = policy.log_prob(obs, torch.tensor([action] * 50)).exp().numpy()
+            probs = log_prob(policy, obs, torch.tensor([action] * 50)).exp().numpy()
         np.testing.assert_allclose(probs, 0.1, atol=0.01)
 
 
@@ -206,9 +208,9 @@ def test_an_illegal_action_is_never_drawn(mask):
     rows = np.tile(masked_rows(space, masks[:500]), (20, 1))
     for policy in (ActorCritic(space, Discrete(4)), biased(ActorCritic(space, Discrete(4)))):
         noise = policy.head.draw_noise(rng(), len(rows))
-        for actions in (policy.act(rows, noise), policy.act_with_values(rows, noise)[0]):
+        for actions in (Actor(policy).act(rows, noise), Actor(policy).act_with_values(rows, noise)[0]):
             assert np.asarray(masks)[np.arange(len(rows)), actions].all()
-        greedy = policy.act_greedily(rows)
+        greedy = Actor(policy).act(rows, None)
         assert np.asarray(masks)[np.arange(len(rows)), greedy].all()
     assert greedy[:5].tolist() == [0, 2, 2, 3, 3]
 
@@ -221,12 +223,12 @@ def test_draws_are_those_of_the_legal_actions_alone():
     rows = np.repeat(masked_rows(space, [[1, 1, 0, 1]]), 20_000, axis=0)
     obs = torch.as_tensor(rows)
     with torch.no_grad():
-        probs = torch.stack([policy.log_prob(obs[:1], torch.tensor([a])) for a in range(4)]).exp().ravel()
+        probs = torch.stack([log_prob(policy, obs[:1], torch.tensor([a])) for a in range(4)]).exp().ravel()
     weights = np.exp([0.0, 1.0, -np.inf, 0.5])
     np.testing.assert_allclose(probs, weights / weights.sum(), atol=0.02)  # the observation adds a little
     assert probs[2] == 0.0
     assert float(probs.sum()) == pytest.approx(1.0, abs=1e-6)
-    drawn = policy.act(rows, policy.head.draw_noise(rng(), len(rows)))
+    drawn = Actor(policy).act(rows, policy.head.draw_noise(rng(), len(rows)))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / len(rows), probs, atol=0.015)
 
 
@@ -234,19 +236,19 @@ def test_every_component_of_a_multi_discrete_has_its_part_of_the_mask():
     space = masked_space(MultiBinary(7))
     policy = biased(ActorCritic(space, MultiDiscrete([3, 4])))
     rows = masked_rows(space, [[1, 0, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 1, 0]] * 500)
-    drawn = policy.act(rows, policy.head.draw_noise(rng(), len(rows)))
+    drawn = Actor(policy).act(rows, policy.head.draw_noise(rng(), len(rows)))
     assert {tuple(action) for action in drawn[::2].tolist()} <= {(0, 1), (2, 1)}
     assert {tuple(action) for action in drawn[1::2].tolist()} <= {(1, 0), (1, 2)}
     nothing_left = masked_rows(space, [[1, 0, 1, 0, 0, 0, 0]])
     with pytest.raises(NoLegalAction):
-        policy.act(nothing_left, policy.head.draw_noise(rng(), 1))
+        Actor(policy).act(nothing_left, policy.head.draw_noise(rng(), 1))
 
 
 def test_masks_of_composite_actions_follow_their_leaves():
     space = masked_space(MultiBinary(5))
     policy = biased(ActorCritic(space, Dict([("b", Discrete(3)), ("a", MultiBinary(1))])))
     rows = masked_rows(space, [[0, 1, 0, 1, 0]] * 20)
-    drawn = policy.act(rows, policy.head.draw_noise(rng(), len(rows)))
+    drawn = Actor(policy).act(rows, policy.head.draw_noise(rng(), len(rows)))
     assert drawn.tolist() == [[1.0, 0.0]] * 20
 
 
@@ -255,7 +257,7 @@ def test_masks_shift_with_nothing_but_the_choices():
     space = masked_space(MultiBinary(3))
     policy = ActorCritic(space, Discrete(3, start=10))
     rows = masked_rows(space, [[0, 0, 1]] * 8)
-    assert policy.head.to_env(policy.act(rows, policy.head.draw_noise(rng(), 8))).tolist() == [12] * 8
+    assert policy.head.to_env(Actor(policy).act(rows, policy.head.draw_noise(rng(), 8))).tolist() == [12] * 8
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=lambda space: f"{type(space).__name__}-{space.dtype}")
@@ -264,7 +266,11 @@ def test_a_mask_that_allows_nothing_is_an_error_wherever_one_acts(mask):
     policy = ActorCritic(space, Discrete(4))
     rows = masked_rows(space, [[1, 1, 1, 1], [0, 0, 0, 0]])
     noise = policy.head.draw_noise(rng(), 2)
-    for act in (policy.act, policy.act_with_values, lambda obs, _: policy.act_greedily(obs)):
+    for act in (
+        Actor(policy).act,
+        Actor(policy).act_with_values,
+        lambda obs, _: Actor(policy).act(obs, None),
+    ):
         act(rows[:1], noise[:1])
         with pytest.raises(NoLegalAction, match="allows no action"):
             act(rows, noise)
@@ -298,7 +304,7 @@ def test_the_networks_do_not_see_the_mask():
     ]
     obs = torch.as_tensor(np.stack(rows))
     with torch.no_grad():
-        free, masked = policy.outputs(obs)
+        free, masked = policy.outputs(*policy.preprocess(obs))
         torch.testing.assert_close(free[[1, 3]], masked[[1, 3]], rtol=0.0, atol=1e-7)
         assert (masked[[0, 2]] < -1e7).all()
         values = policy.values(obs)
@@ -309,8 +315,11 @@ def test_gradients_of_masked_policies_are_finite_and_leave_illegal_choices_alone
     space = masked_space(MultiBinary(4))
     policy = ActorCritic(space, Discrete(4))
     rows = masked_rows(space, [[1, 0, 1, 0], [1, 0, 0, 0]] * 4)
-    obs, drawn = torch.as_tensor(rows), policy.act(rows, policy.head.draw_noise(rng(), 8))
-    loss = policy.log_prob(obs, torch.as_tensor(drawn)).sum() + policy.head.entropy(policy.outputs(obs)).sum()
+    obs, drawn = torch.as_tensor(rows), Actor(policy).act(rows, policy.head.draw_noise(rng(), 8))
+    loss = (
+        log_prob(policy, obs, torch.as_tensor(drawn)).sum()
+        + policy.head.entropy(policy.outputs(*policy.preprocess(obs))).sum()
+    )
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in policy.actor.parameters())
     bias = policy.actor[-1].bias.grad
@@ -323,7 +332,7 @@ def test_images_can_be_masked_too():
     policy = ActorCritic(space, Discrete(3))
     assert not policy.encoder.needs_hidden_layers
     rows = masked_rows(space, [[0, 1, 0], [1, 0, 0]])
-    assert policy.act(rows, policy.head.draw_noise(rng(), 2)).tolist() == [1, 0]
+    assert Actor(policy).act(rows, policy.head.draw_noise(rng(), 2)).tolist() == [1, 0]
 
 
 # ---- an encoder of one's own
@@ -386,11 +395,11 @@ def test_an_own_encoder_may_work_in_place(space):
     policy = ActorCritic(space, Discrete(3), encoder=InPlace())
     rows = sample_rows(space, 3)
     before = rows.copy()
-    policy.act(rows, policy.head.draw_noise(rng(), 3))
-    policy.act_with_values(rows, policy.head.draw_noise(rng(), 3))
+    Actor(policy).act(rows, policy.head.draw_noise(rng(), 3))
+    Actor(policy).act_with_values(rows, policy.head.draw_noise(rng(), 3))
     inputs = policy.preprocess(torch.as_tensor(rows))
-    policy.evaluate_actions(inputs, torch.zeros(3, dtype=torch.int64))
-    policy.outputs_and_values(inputs)
+    policy.evaluate_actions(*inputs, torch.zeros(3, dtype=torch.int64))
+    policy.outputs_and_values(*inputs)
     np.testing.assert_array_equal(rows, before)
 
 
@@ -399,7 +408,7 @@ def test_an_own_encoder_of_a_dict_gets_a_dict_of_tensors():
     policy = ActorCritic(VECTORS, Discrete(3), encoder=module)
     rows = sample_rows(VECTORS, 3)
     module.seen.clear()
-    policy.outputs(torch.as_tensor(rows))
+    policy.outputs(*policy.preprocess(torch.as_tensor(rows)))
     (seen,) = module.seen
     assert list(seen) == ["a", "b", "c"]
     assert type(seen["c"]) is tuple
@@ -421,7 +430,7 @@ def test_actor_and_critic_share_an_own_encoder():
     encoder, actor, critic = (names_of(policy, part) for part in ("encoder", "actor", "critic"))
     # MultiBinary inputs may be zero in all rows; what matters is who is reached at all.
     assert reached(policy, policy.values(obs).square().sum()) == encoder | critic
-    assert reached(policy, policy.log_prob(obs, actions).square().sum()) == encoder | actor
+    assert reached(policy, log_prob(policy, obs, actions).square().sum()) == encoder | actor
 
 
 def test_weights_of_an_own_encoder_are_left_as_they_are_and_saved():
@@ -492,7 +501,7 @@ def test_an_own_encoder_sees_nothing_that_is_not_in_the_space(space):
         tried = tuple(part[0].numpy() for part in tried) if isinstance(space, Tuple) else tried[0].numpy()
     assert space.contains(_with_numpy_scalars(space, tried))
     rows = sample_rows(space, 4)
-    assert policy.act(rows, policy.head.draw_noise(rng(), 4)).shape == (4,)
+    assert Actor(policy).act(rows, policy.head.draw_noise(rng(), 4)).shape == (4,)
 
 
 def _with_numpy_scalars(space, element):
@@ -518,7 +527,7 @@ def test_an_own_encoder_can_be_masked():
     space = masked_space(MultiBinary(3))
     policy = ActorCritic(space, Discrete(3), encoder=Plain())
     rows = masked_rows(space, [[0, 1, 0]] * 5)
-    assert policy.act(rows, policy.head.draw_noise(rng(), 5)).tolist() == [1] * 5
+    assert Actor(policy).act(rows, policy.head.draw_noise(rng(), 5)).tolist() == [1] * 5
     assert policy.encoder.features == 2
 
 
@@ -552,11 +561,11 @@ def test_acting_and_judging_count_nothing(space):
     before = weights_of(policy)
     assert any(name.endswith("normalizer.count") and float(t) == 6.0 for name, t in before.items())
     obs = torch.as_tensor(rows)
-    actions, _, _ = policy.act_with_values(rows, policy.head.draw_noise(rng(), 6))
-    policy.act_greedily(rows)
-    policy.evaluate_actions(policy.preprocess(obs), torch.as_tensor(actions))
+    actions, _, _ = Actor(policy).act_with_values(rows, policy.head.draw_noise(rng(), 6))
+    Actor(policy).act(rows, None)
+    policy.evaluate_actions(*policy.preprocess(obs), torch.as_tensor(actions))
     policy.values_without_grad(obs)
-    policy.log_prob(obs, torch.as_tensor(actions)).sum().backward()
+    log_prob(policy, obs, torch.as_tensor(actions)).sum().backward()
     assert same_bits(before, weights_of(policy))
 
 

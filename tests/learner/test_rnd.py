@@ -375,7 +375,7 @@ def trained(
     config = PPOConfig(**({"num_epochs": 2, "minibatch_size": 64} | settings))
     trainer = Trainer(
         pool,
-        PPOLearner(policy, config, pool.num_envs, exploration),
+        PPOLearner(policy, config, exploration),
         batch_size=128,
         total_timesteps=10_000,
         seed=seed,

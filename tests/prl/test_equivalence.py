@@ -96,7 +96,7 @@ def outcome(pool, factory, *, normalize_obs=False, normalize_reward=False, num_g
     config = PPOConfig(num_epochs=2, normalize_reward=normalize_reward, actor_lr=1e-2)
     trainer = Trainer(
         pool,
-        PPOLearner(policy, config, pool.num_envs),
+        PPOLearner(policy, config),
         batch_size=400,
         total_timesteps=1200,
         seed=3,

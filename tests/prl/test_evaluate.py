@@ -11,8 +11,8 @@ import torch
 from probe_envs import Identity, ObsTimesAction, TwoActions
 
 import prl.run.periodic_evaluation
+from learner.errors import NonFiniteError
 from learner.policy import ActorCritic
-from learner.ppo import NonFiniteError
 from prl.cli import train_main
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.pools import make_pool

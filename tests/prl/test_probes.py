@@ -10,6 +10,7 @@ import probe_envs
 import pytest
 import torch
 
+from learner.actor import Actor
 from learner.policy import ActorCritic
 from learner.ppo import PPOConfig, PPOLearner
 from prl.training.trainer import Trainer
@@ -51,10 +52,10 @@ def train(
         factory.observation_space, factory.action_space, (32, 32), seed, normalize_obs=normalize_obs
     )
     settings = {"actor_lr": 3e-3, "critic_lr": 1e-2, "minibatch_size": 64, "num_epochs": 8} | settings
-    learner = PPOLearner(policy, PPOConfig(**settings), num_envs)
+    learner = PPOLearner(policy, PPOConfig(**settings))
     if rollouts is not None:
         prepare = learner.prepare
-        learner.prepare = lambda rollout: rollouts.append(rollout) or prepare(rollout)
+        learner.prepare = lambda rollout, acting: rollouts.append(rollout) or prepare(rollout, acting)
     with make_pool(factory, num_envs) as pool:
         trainer = Trainer(
             pool,
@@ -77,7 +78,7 @@ def value(policy, *obs):
 
 def probabilities(policy, *obs):
     with torch.no_grad():
-        return torch.softmax(policy.outputs(torch.tensor([obs], dtype=torch.float32)), 1)[0].numpy()
+        return torch.softmax(policy.outputs(*policy.preprocess(torch.tensor([obs], dtype=torch.float32))), 1)[0].numpy()
 
 
 def test_1_a_constant_reward_is_its_value():
@@ -181,7 +182,7 @@ def test_9_a_target_near_the_bounds_is_reached(num_envs, num_steps):
     policy, mean_return = train(
         probe_envs.TargetNearABound, 120, num_envs=num_envs, batch_size=4 * num_envs, num_steps=num_steps
     )
-    env_action = policy.head.to_env(policy.act_greedily(np.zeros((1, 1), np.float32)))[0]
+    env_action = policy.head.to_env(Actor(policy).act(np.zeros((1, 1), np.float32), None))[0]
     assert (np.abs(env_action - probe_envs.TargetNearABound.target) < [0.1, 0.3]).all()
     assert mean_return > 0.98
     assert value(policy, 0.0) == pytest.approx(mean_return, abs=0.02)

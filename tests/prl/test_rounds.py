@@ -9,6 +9,7 @@ import torch
 from learner_helpers import same_bits, weights_of
 from torch import nn
 
+from learner.actor import Actor
 from learner.advantages import gae
 from learner.policy import ActorCritic
 from learner.ppo import PPOConfig, PPOLearner
@@ -98,7 +99,7 @@ class Reference:
             for count in range(num_steps):
                 noise = self.policy.head.draw_noise(group.rng, len(group.env_ids))
                 obs = np.array([self.obs(env) for env in group.env_ids])
-                actions = self.policy.act(obs, noise).tolist()
+                actions = Actor(self.policy).act(obs, noise).tolist()
                 for env, action in zip(group.env_ids.tolist(), actions, strict=True):
                     row = self._step(env, action, count == num_steps - 1)
                     rows[env].append(row)
@@ -260,7 +261,7 @@ def test_where_all_episodes_are_as_long_as_the_round_both_kinds_are_the_same():
     def weights(num_steps):
         factory = env_factory("CartPole-v1", max_episode_steps=4)  # nothing falls that fast
         policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
-        learner = PPOLearner(policy, PPOConfig(num_epochs=2, normalize_reward=True), num_envs=6)
+        learner = PPOLearner(policy, PPOConfig(num_epochs=2, normalize_reward=True))
         with InlinePool(factory, 6) as pool:
             trainer = Trainer(
                 pool, learner, batch_size=60, total_timesteps=1000, seed=2, num_steps=num_steps
@@ -387,4 +388,4 @@ def test_the_policy_of_these_tests_acts_on_what_it_sees():
     _, policy, _, _ = make_world()
     obs = np.array([[seed, step] for seed in (3.0, 700.0) for step in (0.0, 5.0)])
     noise = np.zeros((4, 3), np.float32)
-    assert len(set(policy.act(obs, noise).tolist())) > 1
+    assert len(set(Actor(policy).act(obs, noise).tolist())) > 1

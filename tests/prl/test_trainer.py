@@ -10,8 +10,9 @@ import pytest
 import torch
 from learner_helpers import same_bits, weights_of
 
+from learner.errors import NonFiniteError
 from learner.policy import ActorCritic
-from learner.ppo import NonFiniteError, PPOConfig, PPOLearner
+from learner.ppo import PPOConfig, PPOLearner
 from learner.store import Store
 from prl.training.collect import Group, collect, split_groups
 from prl.training.evaluate import evaluate
@@ -88,7 +89,6 @@ def make_trainer(pool, factory, *, normalize_obs=False, **settings):
     learner = PPOLearner(
         ActorCritic(factory.observation_space, factory.action_space, (8,), normalize_obs=normalize_obs),
         PPOConfig(num_epochs=2, minibatch_size=16, **settings.pop("config", {})),
-        pool.num_envs,
     )
     return Trainer(pool, learner, **({"batch_size": 60, "total_timesteps": 1000, "seed": 11} | settings))
 
