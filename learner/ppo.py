@@ -134,29 +134,29 @@ class PPOLearner:
         self.exploration.load_state_dict(state["exploration"])
         self._consecutive_non_finite = state["consecutive_non_finite"]
 
-    def update(self, rollout: Rollout, rng: np.random.Generator, progress: float = 0.0) -> dict[str, float]:
-        """Improve the policy from what it has played with its present weights.
+    def update(
+        self,
+        rollout: Rollout,
+        rng: np.random.Generator,
+        progress: float = 0.0,
+        acting_policy: ActorCritic | None = None,
+    ) -> dict[str, float]:
+        """Improve the policy from a rollout.
+
+        Running statistics of observations take the rollout in at the end, so that the old log-probabilities
+        are those of the network that has played.
 
         Args:
             rollout: S steps.
             rng: shuffles the minibatches.
             progress: the share of the run that is done, in [0, 1]; for annealing.
+            acting_policy: has played the rollout, perhaps with older weights; None is the learner's policy.
 
         Returns:
             Metrics by name, without prefix.
 
         Raises:
             NonFiniteError: see there.
-        """
-        return self.learn(rollout, self.policy, rng, progress)
-
-    def learn(
-        self, rollout: Rollout, acting_policy: ActorCritic, rng: np.random.Generator, progress: float = 0.0
-    ) -> dict[str, float]:
-        """`update` from a rollout that `acting_policy` has played, whose weights may be older.
-
-        Running statistics of observations take this rollout in at the end, so that the old log-probabilities
-        are those of the network that has played.
         """
         metrics = self.optimize(self.prepare(rollout, acting_policy), rng, progress)
         self.policy.update_statistics(rollout.obs)

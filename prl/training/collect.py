@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from learner.actor import Actor
 from learner.policy import ActorCritic
 from learner.store import Store
 from prl.training.rounds import RoundKind
-from workers.pool import EnvPool, StepBatch
+from workers.pool import EnvPool
 
 Ids = npt.NDArray[np.int64]
 
@@ -34,7 +33,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round came to.
+    """The outcome of one round.
 
     Attributes:
         returns: f64[E] of the episodes that ended in it, undiscounted, in env order.
@@ -42,7 +41,6 @@ class Round:
         steps: of all envs.
         longest: steps of the env that played most.
         lost: episodes that were closed because their worker failed.
-        wait_seconds: how much of the time went by waiting for envs.
     """
 
     returns: npt.NDArray[np.float64]
@@ -50,7 +48,6 @@ class Round:
     steps: int
     longest: int
     lost: int
-    wait_seconds: float
 
 
 def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
@@ -69,36 +66,28 @@ def collect(
         pool: N envs, with no command open.
         policy: acts on the rows of active envs only.
         store: gets every step.
-        rounds: says which envs go on.
+        rounds: says which envs continue.
         groups: a partition of the N envs.
     """
     active = np.ones(pool.num_envs, np.bool_)
     steps = np.zeros(pool.num_envs, np.int64)
     lost = 0
-    wait_seconds = 0.0
     actor = Actor(policy)
     group_of = {int(env): group for group in groups for env in group.env_ids}
 
     def act(env_ids: Ids, obs: npt.NDArray[Any]) -> None:
         group = group_of[int(env_ids[0])]
-        # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on who
-        # else is still playing.
+        # Noise for all rows of the group, then the rows at hand: an env's noise does not depend on
+        # which others are still playing.
         noise = actor.draw_noise(group.rng, len(group.env_ids))
         actions = actor.act(obs, noise[np.searchsorted(group.env_ids, env_ids)], env_ids)
         store.add_actions(env_ids, obs, actions)
         rounds.send(pool, env_ids, actor.to_env(actions))
 
-    def receive() -> StepBatch:
-        nonlocal wait_seconds
-        start = time.perf_counter()
-        batch = pool.recv()
-        wait_seconds += time.perf_counter() - start
-        return batch
-
-    for env_ids, obs in rounds.begin(pool, [group.env_ids for group in groups], receive):
+    for env_ids, obs in rounds.begin(pool, [group.env_ids for group in groups]):
         act(env_ids, obs)
     while active.any():
-        batch = receive()
+        batch = pool.recv()
         ended = batch.ended
         rounds.tracker.count(batch, ended)
         done, next_obs = rounds.after_step(batch, ended)
@@ -109,4 +98,4 @@ def collect(
         if not done.all():
             act(batch.env_ids[~done], next_obs[~done])
     returns, lengths = rounds.tracker.take_finished()
-    return Round(returns, lengths, int(steps.sum()), int(steps.max()), lost, wait_seconds)
+    return Round(returns, lengths, int(steps.sum()), int(steps.max()), lost)

@@ -1,8 +1,8 @@
-"""What a round is: whole episodes, or a fixed number of steps. Which env plays on, with which seed."""
+"""What a round is: whole episodes, or a fixed number of steps. Which env continues, with which seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,6 @@ from workers.seeding import episode_seed
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Receive = Callable[[], StepBatch]
 
 
 class EpisodeTracker:
@@ -93,31 +92,35 @@ class RoundKind(Protocol):
 
     tracker: EpisodeTracker
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids], receive: Receive) -> Iterator[tuple[Ids, Array]]:
+    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
         """What each group acts on first: env ids i64[G] and observations [G, *O]."""
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """Give the pool one step to do."""
 
     def after_step(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
-        """After a step: which envs have done their part, bool[G], and what the others act on next."""
+        """After a step: which envs are done with the round, bool[G], and what the others act on next."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round depends on, the state of envs included."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
+        """The inverse of `state_dict`; the envs of the pool, with no command open, are brought back.
+
+        Raises:
+            ReplayError: an env is not a function of its seed and its actions.
+        """
 
 
 class WholeEpisodes:
-    """Every env plays one whole episode; who has finished leaves the batch. Implements `RoundKind`."""
+    """Every env plays one whole episode; envs that have finished leave the batch. Implements `RoundKind`."""
 
     def __init__(self, tracker: EpisodeTracker) -> None:
         self.tracker = tracker
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids], receive: Receive) -> Iterator[tuple[Ids, Array]]:
+    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
         """See `RoundKind`."""
-        yield from _start_all(pool, self.tracker, groups, receive)
+        yield from _start_all(pool, self.tracker, groups)
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """See `RoundKind`."""
@@ -131,19 +134,17 @@ class WholeEpisodes:
         """See `RoundKind`. No env is in mid-episode between two rounds."""
         return {"tracker": self.tracker.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
         """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
 
 
-def _start_all(
-    pool: EnvPool, tracker: EpisodeTracker, groups: Sequence[Ids], receive: Receive
-) -> Iterator[tuple[Ids, Array]]:
+def _start_all(pool: EnvPool, tracker: EpisodeTracker, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
     """Start an episode in every env; the first observations, group after group."""
     for ids in groups:
         pool.reset(ids, tracker.start(ids))
     for _ in groups:
-        batch = receive()
+        batch = pool.recv()
         yield batch.env_ids, batch.obs
 
 
@@ -161,20 +162,16 @@ class FixedSteps:
         self._played = np.zeros(tracker.num_envs, np.int64)
         self._obs: Array | None = None
         self._log = ActionLog(tracker.num_envs)
-        self._to_replay: list[list[Array]] | None = None
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids], receive: Receive) -> Iterator[tuple[Ids, Array]]:
+    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
         """See `RoundKind`."""
         self._played[:] = 0
         self._log.trim()
-        if self._obs is not None and self._to_replay is not None:
-            replay(pool, self.tracker.running_seeds(), self._to_replay, self._obs)
-            self._to_replay = None
         if self._obs is not None:
             for ids in groups:
                 yield ids, self._obs[ids]
             return
-        yield from _start_all(pool, self.tracker, groups, receive)
+        yield from _start_all(pool, self.tracker, groups)
 
     def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
         """See `RoundKind`."""
@@ -202,10 +199,11 @@ class FixedSteps:
             "obs": None if self._obs is None else torch.as_tensor(self._obs.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `RoundKind`. The envs are brought back when the next round begins."""
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
+        """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
         actions = [[] if env is None else list(env.numpy()) for env in state["actions"]]
         self._log.load(actions)
-        self._to_replay = None if state["obs"] is None else actions  # before the first round nothing runs
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()
+        if self._obs is not None:  # before the first round there is nothing to bring back
+            replay(pool, self.tracker.running_seeds(), actions, self._obs)

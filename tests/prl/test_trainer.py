@@ -1,5 +1,6 @@
 """collect and Trainer, over envs that say what they expect."""
 
+import copy
 import io
 import itertools
 import math
@@ -323,6 +324,32 @@ def test_returns_are_reported_in_the_unit_of_the_env(factory, num_steps):
         for report in itertools.islice(trainer.iterations(), 3):
             assert report.returns.tolist() == [length * (length + 1) / 2 for length in report.lengths]
             assert report.metrics["rollout/iteration_rew_mean"] == pytest.approx(report.returns.mean())
+
+
+# ---- other schedules
+
+
+def lagging(trainer, updates):
+    """Each batch is played with the weights before the last update."""
+    acting = copy.deepcopy(trainer.learner.policy)
+    for _ in range(updates):
+        collected = trainer.collect(acting)
+        acting = copy.deepcopy(trainer.learner.policy)
+        yield trainer.learn(collected)
+
+
+def test_another_schedule_is_a_short_generator_over_collect_and_learn(factory):
+    """Ratios are those to the weights that acted, and annealing follows the batch that is learnt from."""
+    with InlinePool(factory, 4) as pool:
+        trainer = make_trainer(
+            pool, factory, total_timesteps=1000, config={"anneal_lr": True, "actor_lr": 0.01}
+        )
+        before = 0
+        for number, report in enumerate(lagging(trainer, 4)):
+            assert report.metrics["train/initial_ratio_error"] < 1e-5
+            assert report.metrics["train/learning_rate"] == pytest.approx(0.01 * (1.0 - before / 1000))
+            assert (report.iteration, report.timesteps > before) == (number + 1, True)
+            before = report.timesteps
 
 
 # ---- the first statistics of observations
