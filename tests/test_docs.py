@@ -1,0 +1,197 @@
+"""The pages say nothing that the repository contradicts: paths, tests, names, flags, links and line width."""
+
+import ast
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from prl.commands.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 110
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+MANUALS = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+GENERATED = {"mutation_check.md", "quickstart_seeds.md"}  # by scripts, which do not wrap
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+RESULTS = re.compile(r"<!-- results:begin -->.*?<!-- results:end -->", re.DOTALL)
+INLINE_CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # a line break may stand in it
+TOP_LEVEL = {path.name for path in ROOT.iterdir() if not path.name.endswith(".egg-info")}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_manual = pytest.mark.parametrize("page", MANUALS, ids=lambda page: page.name)
+
+
+def text_of(page):
+    """A page without what scripts have written into it."""
+    return RESULTS.sub("", page.read_text(encoding="utf-8"))
+
+
+def inline_code(page):
+    return [code.replace("\n", " ") for code in INLINE_CODE.findall(CODE_BLOCK.sub("", text_of(page)))]
+
+
+@every_page
+def test_prose_is_wrapped_at_one_width(page):
+    if page.name in GENERATED:
+        return
+    prose = CODE_BLOCK.sub("", text_of(page)).splitlines()
+    too_long = [
+        line for line in prose if len(line) > WIDTH and not line.startswith("|") and " " in line.strip()
+    ]
+    assert not too_long
+
+
+# ---- links
+
+
+def anchors(page):
+    """GitHub's anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_relative_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith("http"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target) if target else page
+        assert path.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(path), f"{page.name}: {link}"
+
+
+# ---- paths and names in backticks
+
+
+def is_path(code):
+    """Whether inline code names something in the repository: `prl/run/train.py`, `.ci/run`, `setup.cfg`."""
+    first, slash, _ = code.partition("/")
+    return (
+        first in TOP_LEVEL
+        if slash
+        else code in TOP_LEVEL or bool(re.fullmatch(r"\w+\.(cfg|toml|txt|md)", code))
+    )
+
+
+# Files of a run folder, and the names that the quick start and the commands write to.
+NOT_IN_THE_REPOSITORY = {"command.txt"}
+
+
+@every_page
+def test_paths_in_backticks_exist(page):
+    if page.name in GENERATED:  # names of tests as they were when the script ran
+        return
+    missing = []
+    for code in inline_code(page):
+        path, _, test = code.partition("::")
+        if " " in path or not is_path(path) or path in NOT_IN_THE_REPOSITORY:
+            continue
+        found = sorted(ROOT.glob(path.replace("NAME", "*").rstrip("/")))
+        if not found or (test and test not in functions_in(found[0])):
+            missing.append(code)
+    assert not missing
+
+
+def functions_in(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@every_page
+def test_dotted_names_in_backticks_exist(page):
+    if page.name == "CHANGELOG.md":  # it names what there was
+        return
+    for code in inline_code(page):
+        if re.fullmatch(r"(prl|workers|learner)(\.\w+)+", code):
+            assert resolves(code), f"{page.name}: {code}"
+
+
+def resolves(name):
+    """Whether a dotted name is a module, or something in one."""
+    module, *attributes = name.split(".")
+    found = importlib.import_module(module)
+    for attribute in attributes:
+        if not hasattr(found, attribute):
+            try:
+                importlib.import_module(f"{found.__name__}.{attribute}")
+            except ImportError:
+                return False
+        found = getattr(found, attribute)
+    return True
+
+
+def rows_of_correctness():
+    page = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE)
+
+
+def test_every_row_that_tests_refer_to_is_in_the_list():
+    listed = {int(row.split("|")[1]) for row in rows_of_correctness()}
+    referred = set()
+    for file in (ROOT / "tests" / "learner").glob("test_*.py"):
+        for heading in re.findall(r"^(?:\"\"\"|# ---- ).*$", file.read_text(encoding="utf-8"), re.MULTILINE):
+            for after in re.split(r"\b[Rr]ows? ", heading)[1:]:
+                for first, last in re.findall(r"\b(\d+)(?: to (\d+))?", after):
+                    referred.update(range(int(first), int(last or first) + 1))
+    assert {3, 11, 16} <= referred, "11 stands in a range"
+    assert referred <= listed
+
+
+def test_every_row_of_the_list_names_a_test():
+    rows = rows_of_correctness()
+    assert len(rows) >= 30
+    assert not [row for row in rows if not re.search(r"`tests/[\w/]+\.py::test_\w+` \|$", row)]
+
+
+# ---- flags
+
+
+def flags_of(command):
+    config = importlib.import_module(f"prl.commands.{command.replace('-', '_')}").COMMAND.config_class
+    hints = get_type_hints(config)
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
+    negated = [f"--no-{name}" for name in names if hints[name.replace("-", "_")] is bool]
+    return {"--config", "--help", *negated, *(f"--{name}" for name in names)}
+
+
+def commands_in(page):
+    """Command lines of a page with the command's name: [("train", "--env-id CartPole-v1"), ...]."""
+    names = "|".join(COMMANDS)
+    pattern = rf"(?:\bprl |\bprl-|\bscripts/)({names})(?:\.py)?\b([^\n`#]*)"
+    return re.findall(pattern, page.read_text(encoding="utf-8").replace("\\\n", ""))
+
+
+@every_manual
+def test_flags_of_command_lines_are_flags_of_that_command(page):
+    lines = commands_in(page)
+    assert any("--env-id" in line for _, line in lines)
+    for command, line in lines:
+        unknown = set(re.findall(r"--[a-z][\w-]*", line)) - flags_of(command)
+        assert not unknown, f"{page.name}: {command}{line}"
+
+
+@every_manual
+def test_every_flag_that_is_named_exists(page):
+    known = set.union(*map(flags_of, COMMANDS))
+    named = {flag for code in inline_code(page) for flag in re.findall(r"--[a-z][\w-]*", code)}
+    assert named
+    assert named <= known
+
+
+@every_manual
+def test_commands_that_are_named_exist(page):
+    named = set(
+        re.findall(r"\bprl[ -]([a-z-]+)\b(?=[^`\n]*`)", "\n".join(f"{code}`" for code in inline_code(page)))
+    )
+    assert named
+    assert named <= COMMANDS.keys()
