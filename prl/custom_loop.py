@@ -1,4 +1,4 @@
-"""The parts of a loop of one's own: envs in worker processes, and a buffer for each of them."""
+"""The parts of a custom loop: envs in worker processes, and a buffer for each of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 
 from learner.settings import require_counts
 from learner.store import Rollout, Store
+from prl.checks import ActionCheck, Flags, Ids, as_flags, check_pool_settings, converted
 from prl.pools import make_pool
 from workers.envs import EnvLike, env_factory
-from workers.errors import EnvError, WorkerError
+from workers.errors import EnvError
+from workers.pool import StepBatch
 from workers.seeding import episode_seed
 
 Array = npt.NDArray[Any]
@@ -31,6 +33,7 @@ class VecMemory:
         require_counts(num_envs=num_envs)
         self.num_envs = num_envs
         self._store: Store | None = None
+        self._spaces: tuple[gym.spaces.Box, gym.spaces.Box] | None = None  # what rows look like
 
     def __len__(self) -> int:
         """Steps of all envs."""
@@ -38,12 +41,12 @@ class VecMemory:
 
     def append(
         self,
-        env_ids: npt.NDArray[np.int64],
+        env_ids: Ids,
         states: Array,
         actions: Array,
         rewards: Array,
-        terminated: npt.NDArray[np.bool_],
-        truncated: npt.NDArray[np.bool_],
+        terminated: Flags,
+        truncated: Flags,
         next_states: Array,
         state_values: Array,
         log_probs: Array,
@@ -58,20 +61,28 @@ class VecMemory:
             terminated, truncated: bool[G].
 
         Raises:
-            ValueError: shapes do not fit together, or an env id is out of bounds.
+            ValueError: shapes do not fit together, rows are not like those appended before, or an env id is
+                out of bounds. Nothing is appended then.
         """
+        state, action = self._spaces or (_like(states), _like(actions))
+        states, next_states = (
+            _rows_like("states", states, state),
+            _rows_like("next_states", next_states, state),
+        )
+        actions = _rows_like("actions", actions, action)
         if self._store is None:
-            self._store = Store(_like(states), _like(actions), self.num_envs, ("values", "log_probs"))
+            self._spaces = state, action
+            self._store = Store(state, action, self.num_envs, ("values", "log_probs"))
         self._store.add_actions(env_ids, states, actions, values=state_values, log_probs=log_probs)
         self._store.add_outcomes(env_ids, next_states, rewards, terminated, terminated | truncated)
 
     def take(self) -> Rollout:
         """Everything, in env order; the buffers are empty afterwards.
 
-        An episode that has not ended is cut as truncated; its last state stands in for the unknown next one.
+        An episode that has not ended is truncated; its last state stands in for the unknown next one.
 
         Raises:
-            ValueError: there is nothing.
+            ValueError: the buffer is empty.
         """
         if self._store is None:
             raise ValueError("the buffer is empty: nothing was appended")
@@ -82,19 +93,19 @@ class VecMemory:
 
 
 class EnvVectorizer:
-    """N copies of an env in worker processes, for a loop of one's own: every env plays one episode.
+    """N copies of an env in worker processes, for a custom loop: every env plays one episode.
 
     Args:
         env: an env, id, spec, class or factory; see `workers.envs.env_factory`.
         num_envs: N.
-        num_workers: processes; None takes one per usable core, 0 none.
+        num_workers: processes; None starts one per usable core, 0 steps the envs in this process.
         seed: of the episodes.
-        max_episode_steps: cut episodes after so many steps.
+        max_episode_steps: truncate episodes after this many steps.
         step_timeout: seconds a worker may take for one command.
 
-    Attributes:
-        envs_active: bool[N], set by the loop. The name is historical: True means that this env has
-            *finished* its episode.
+    Raises:
+        ConfigError: a setting is out of range.
+        EnvError: the env cannot be used, or its observations or actions are not arrays.
     """
 
     def __init__(
@@ -107,62 +118,99 @@ class EnvVectorizer:
         max_episode_steps: int | None = None,
         step_timeout: float = 60.0,
     ) -> None:
-        require_counts(num_envs=num_envs)
+        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout)
         factory = env_factory(env, max_episode_steps=max_episode_steps)
         for space in (factory.observation_space, factory.action_space):
             if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
                 raise EnvError(
-                    f"{factory.name}: a loop of one's own takes observations and actions that are arrays, "
+                    f"{factory.name}: a custom loop takes observations and actions that are arrays, "
                     f"not {space}; prl.Trainer and train.py take them"
                 )
         self.num_envs = num_envs
         self.seed = seed
         self.observation_space = factory.observation_space
         self.action_space = factory.action_space
+        self._actions = ActionCheck(factory.action_space)
         self._episode = -1
-        self.envs_active = np.ones(num_envs, np.bool_)
+        self._ended = np.ones(num_envs, np.bool_)  # what the envs say; `envs_active` is what the loop says
+        self._finished = np.ones(num_envs, np.bool_)
         self._pool = make_pool(factory, num_envs, num_workers, step_timeout=step_timeout)
+
+    @property
+    def envs_active(self) -> Flags:
+        """bool[N], set by the loop. The name is historical: True means that this env has *finished*."""
+        return self._finished
+
+    @envs_active.setter
+    def envs_active(self, finished: Flags | torch.Tensor) -> None:
+        """Set the mask.
+
+        Raises:
+            ValueError: another shape than [N], or something else than true and false.
+        """
+        self._finished = as_flags("envs_active", finished, self.num_envs)
 
     def reset(self) -> tuple[Array, dict[str, Any]]:
         """Start the next episode of every env.
 
         Returns:
             Observations [N, *O], and an empty dict.
+
+        Raises:
+            WorkerError: a worker died, hung or reported a failed env. All workers are ended then.
         """
         self._episode += 1
-        self.envs_active = np.zeros(self.num_envs, np.bool_)
+        self._finished = np.zeros(self.num_envs, np.bool_)
         seeds = [episode_seed(self.seed, env, self._episode) for env in range(self.num_envs)]
         self._pool.reset(np.arange(self.num_envs), seeds)
-        return self._receive().obs, {}
+        obs = self._receive().obs
+        self._ended[:] = False
+        return obs, {}
 
     def step(self, actions: Array | torch.Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step of the envs that have not finished.
 
         Args:
-            actions: [G, *A], one row for each env whose `envs_active` is False, in env order.
+            actions: [G, *A], one row for each env whose `envs_active` is False, in env order. They have to be
+                elements of the action space: nothing is clipped or rounded.
 
         Returns:
             Next observations [G, *O] (final ones where an episode ended), rewards f32[G], terminated
             bool[G], truncated bool[G], and an empty dict.
 
         Raises:
-            ValueError: the number of rows is not that of the envs that still play.
+            ValueError: an action is not in the action space, the number of rows is not that of the envs that
+                still play, or an episode has to be started with `reset` first. Nothing was sent then.
+            WorkerError: a worker died, hung or reported a failed env. All workers are ended then.
         """
-        playing = np.flatnonzero(~np.asarray(self.envs_active, np.bool_))
-        rows = np.asarray(actions)
-        if len(playing) == 0:
-            raise ValueError("every env has finished its episode: call reset()")
-        if len(rows) != len(playing):
-            raise ValueError(f"step got {len(rows)} actions, but {len(playing)} envs are still playing")
-        self._pool.send(playing, rows)
+        playing = self._playing()
+        self._pool.send(playing, self._actions.rows(actions, playing))
         batch = self._receive()
+        self._ended[playing] = batch.ended
         return batch.obs, batch.reward, batch.terminated, batch.truncated, {}
 
-    def _receive(self) -> Any:
+    def _playing(self) -> Ids:
+        """i64[G], the envs that take the next step."""
+        if self._episode < 0:
+            raise ValueError("step before the first reset: call reset()")
+        playing = np.flatnonzero(~self._finished)
+        if len(playing) == 0:
+            raise ValueError("every env has finished its episode: call reset()")
+        over = playing[self._ended[playing]]
+        if len(over):
+            raise ValueError(
+                f"the episodes of envs {over.tolist()} are over, but envs_active says that they still play: "
+                "update it after every step with utils.update_active_environments_list"
+            )
+        return playing
+
+    def _receive(self) -> StepBatch:
         try:
             return self._pool.recv()
-        except WorkerError:
-            self.close()  # a loop of one's own may have no `with`
+        except BaseException:
+            # A custom loop may have no `with`. After Ctrl-C in a notebook, the answer that is still to come
+            # would be taken for that of the next command.
+            self.close()
             raise
 
     def close(self) -> None:
@@ -176,6 +224,16 @@ class EnvVectorizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _rows_like(name: str, rows: Array, space: gym.spaces.Box) -> Array:
+    """Rows [G, ...] in the shape and dtype of those that a buffer holds already."""
+    if rows.shape[1:] != space.shape:
+        raise ValueError(f"{name} have rows of shape {rows.shape[1:]}, but the buffer holds {space.shape}")
+    array, lost = converted(rows, space.dtype)
+    if lost is not None and lost.any():
+        raise ValueError(f"{name} of dtype {rows.dtype} do not fit the buffer, which holds {space.dtype}")
+    return array
 
 
 def _like(rows: Array) -> gym.spaces.Box:

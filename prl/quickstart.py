@@ -1,4 +1,4 @@
-"""The quick start: `PPO` and `AsyncPPO` over the same pool, store and update as all else."""
+"""The quick start: `PPO` and `AsyncPPO`, on the same pool, store and update as `train.py`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learner.actor import Actor
+from learner.minibatches import Batch
 from learner.policy import ActorCritic
-from learner.ppo import Batch, PPOConfig, PPOLearner
-from learner.rnd import RND
-from learner.settings import ConfigError, is_integer, is_number, require, require_counts
+from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout
+from prl.checks import as_array, check_pool_settings, converted, require_finite
+from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
-from prl.run.build import check_trainable, pick_device, reproducible
+from prl.run.build import build_learner, check_trainable, pick_device, reproducible
 from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
 from prl.run.train import run_training
@@ -38,8 +40,10 @@ _NAMES = {
     "num_epochs": "k_epochs",
     "gae_lambda": "GAE_lambda",
     "minibatch_size": "mini_batch_size",
+    "rnd": "use_RND",
+    "rnd_coef": "beta",
 }
-"""What the settings of a PPOConfig are called here."""
+"""What settings of a TrainConfig are called here."""
 
 
 class PPO:
@@ -52,17 +56,17 @@ class PPO:
         Actor_lr: Adam's step size for the actor.
         Critic_lr: Adam's step size for the critic.
         action_scaling: Box actions are the policy's (-1, 1) output times this.
-        policy_clip: how far the probability ratio may move; 0.2 is 20 %.
+        policy_clip: how far the probability ratio may move; 0.2 is 20 percent.
         k_epochs: passes over each batch.
         GAE_lambda: lambda of the advantage estimate.
-        batch_size: an update waits until at least so many steps are collected (`AsyncPPO`).
+        batch_size: an update waits for at least this many steps (`AsyncPPO`).
         mini_batch_size: steps per optimiser step.
         gamma: discount.
         use_RND: reward states that are new to the learner (Random Network Distillation).
         beta: weight of the advantages of that reward beside those of the env's.
         ent_coef, vf_coef, max_grad_norm, target_kl, hidden_sizes: as in `prl.TrainConfig`.
         device: "auto", "cpu", "cuda", ...
-        torch_threads: of an update; more only pay for large networks, and they change the last bits.
+        torch_threads: of an update; more pay off only for large networks, and change the last bits.
         seed: of the initial weights, and of the actions and minibatches of a custom loop.
 
     Raises:
@@ -95,53 +99,42 @@ class PPO:
         torch_threads: int = 1,
         seed: int = 0,
     ) -> None:
-        require_counts(
-            action_dim=action_dim,
-            observ_dim=observ_dim,
-            batch_size=batch_size,
-            torch_threads=torch_threads,
+        require(
+            lambda value: isinstance(value, bool | np.bool_), "true or false", is_continuous=is_continuous
         )
-        require(_is_sizes, "a list of integers, each at least 1", hidden_sizes=hidden_sizes)
-        require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
+        require_counts(action_dim=action_dim, observ_dim=observ_dim)
         require(lambda value: is_number(value, above=0.0), "a positive number", action_scaling=action_scaling)
-        require(lambda value: is_number(value) and value >= 0.0, "0 or a positive number", beta=beta)
-        self.batch_size = batch_size
-        self.torch_threads = torch_threads
-        self.beta = beta
-        action_space: gym.Space[Any] = gym.spaces.Discrete(int(action_dim))
-        if is_continuous:
-            # f64: the unsquashed action can be told from the env action as long as tanh has not rounded to 1.
-            action_space = gym.spaces.Box(-action_scaling, action_scaling, (int(action_dim),), np.float64)
-        observation_space = gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),))
-        policy = ActorCritic(observation_space, action_space, hidden_sizes, seed).to(pick_device(device))
         with _names_of_the_quick_start():
-            config = PPOConfig(
+            config = TrainConfig(
+                env_id="any",  # the env is given to AsyncPPO, and a custom loop has its own
                 actor_lr=Actor_lr,
                 critic_lr=Critic_lr,
                 clip_range=policy_clip,
                 num_epochs=k_epochs,
                 gae_lambda=GAE_lambda,
+                batch_size=batch_size,
                 minibatch_size=mini_batch_size,
                 gamma=gamma,
+                rnd=use_RND,
+                rnd_coef=beta,
                 ent_coef=ent_coef,
                 vf_coef=vf_coef,
                 max_grad_norm=max_grad_norm,
                 target_kl=target_kl,
-            )
-        exploration = None
-        if use_RND:
-            exploration = RND(
-                observation_space,
-                coef=beta,
-                gae_lambda=GAE_lambda,
-                max_grad_norm=max_grad_norm,
                 hidden_sizes=hidden_sizes,
+                torch_threads=torch_threads,
                 seed=seed,
-                device=policy.device,
             )
-        self.learner = PPOLearner(policy, config, exploration=exploration)
+        self.batch_size = batch_size
+        self.torch_threads = torch_threads
+        self.beta = beta
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),))
+        action_space = _action_space(is_continuous, int(action_dim), action_scaling)
+        policy = ActorCritic(observation_space, action_space, config.hidden_sizes, seed)
+        self.learner = build_learner(policy.to(pick_device(device)), config)
+        self._actor = Actor(policy)
         self.memory: list[Rollout] = []
-        """What `learn` will learn from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
+        """What `learn` learns from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
         noise, shuffle = np.random.SeedSequence(seed).spawn(2)
         self._noise_rng = np.random.default_rng(noise)
         self._shuffle_rng = np.random.default_rng(shuffle)
@@ -160,29 +153,47 @@ class PPO:
         Returns:
             Actions for the env, i64[G] or f64[G, A]; V(states), f32[G]; the log-probabilities of the
             actions (log-densities of the env's actions if they are continuous), f32[G].
+
+        Raises:
+            ValueError: states of another shape, or numbers that are not finite.
         """
-        obs = np.asarray(states, np.float32)
+        obs = self._observations(states)
         head = self.policy.head
         noise = head.draw_noise(self._noise_rng, len(obs))
         # One thread here, too: a second one would fight with the workers for the cores, at every step.
         with reproducible(self.torch_threads, self.policy.device):
-            actions, values, log_probs = self.policy.act_with_values(obs, noise)
+            actions, values, log_probs = self._actor.act_with_values(obs, noise)
         log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
         return head.to_env(actions), values, log_probs
 
-    def learn(self) -> dict[str, float]:
-        """One PPO update from all episodes in `memory`, whatever their number; empties it.
+    def _observations(self, states: torch.Tensor | Array) -> npt.NDArray[np.float32]:
+        array = as_array("states", states)
+        shape = self.policy.observation_space.shape
+        if array.ndim == 0 or array.shape[1:] != shape:
+            hint = "; a single state needs a leading axis: states[None]" if array.shape == shape else ""
+            raise ValueError(
+                f"states must have shape (G, {self.policy.encoder.features}), got {array.shape}{hint}"
+            )
+        with np.errstate(over="ignore"):
+            obs = array.astype(np.float32)
+        require_finite("states", obs)
+        return obs
 
-        Values and log-probabilities are those that `get_action` gave when the steps were taken.
+    def learn(self) -> dict[str, float]:
+        """One PPO update from all episodes in `memory`, which is empty afterwards.
+
+        Values and log-probabilities are those that `get_action` returned when the steps were taken.
 
         Returns:
             Metrics by name.
 
         Raises:
-            ValueError: `memory` is empty.
+            ValueError: `memory` is empty, or its states or actions are not those of this PPO.
         """
         if not self.memory:
             raise ValueError("learn() has nothing to learn from: transfer a buffer to ppo.memory first")
+        for rollout in self.memory:
+            _check_rollout(rollout, self.policy)
         with reproducible(self.torch_threads, self.policy.device):
             metrics = self.learner.optimize(self._batch(_concatenated(self.memory)), self._shuffle_rng)
         self.memory.clear()
@@ -194,9 +205,9 @@ class PPO:
         actions = torch.as_tensor(policy.head.from_env(rollout.actions), device=policy.device)
         log_probs = torch.as_tensor(rollout.extra["log_probs"], device=policy.device)
         values = torch.as_tensor(rollout.extra["values"], device=policy.device)
-        return self.learner.with_advantages(
-            rollout, obs, actions, log_probs + policy.head.log_det(actions), values
-        )
+        log_probs = log_probs + policy.head.log_det(actions)
+        inputs, masks = policy.preprocess(obs)
+        return self.learner.with_advantages(rollout, policy, (inputs, masks, actions, log_probs, values))
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the networks' weights into the folder `path` (safetensors)."""
@@ -206,7 +217,7 @@ class PPO:
         """Read weights that `save_weights` wrote.
 
         Raises:
-            prl.run.weights.WeightsError: there are none, they are damaged, or of another network.
+            prl.run.weights.WeightsError: no weights are there, or they are damaged or of another network.
         """
         load_weights(self.policy, path)
 
@@ -219,10 +230,10 @@ class AsyncPPO:
         ppo: trained in place.
         num_envs: copies of the env.
         steps: env steps after which the run ends, at the end of a round.
-        num_workers: processes; None takes one per usable core, 0 none.
+        num_workers: processes; None starts one per usable core, 0 steps the envs in this process.
         seed: of episodes, actions and minibatches.
         run_folder: where to write progress.csv, summary.json and weights; None writes nothing.
-        max_episode_steps: cut episodes after so many steps.
+        max_episode_steps: truncate episodes after this many steps.
         transport: "shared" or "pipe".
         step_timeout: seconds a worker may take for one command.
 
@@ -245,16 +256,9 @@ class AsyncPPO:
         transport: Transport = "shared",
         step_timeout: float = 60.0,
     ) -> None:
-        require_counts(num_envs=num_envs, steps=steps)
-        if num_workers is not None:
-            require(
-                lambda value: is_integer(value, 0), "an integer, 0 or more, or None", num_workers=num_workers
-            )
-        if max_episode_steps is not None:
-            require_counts(max_episode_steps=max_episode_steps)
-        require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
+        require_counts(steps=steps)
+        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout)
         require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
-        require(lambda value: is_number(value, above=0.0), "a positive number", step_timeout=step_timeout)
         self.ppo = ppo
         self.num_envs = num_envs
         self.steps = steps
@@ -291,13 +295,16 @@ class AsyncPPO:
                 return run_training(trainer, self.steps, folder, self._factory.name, signals=signals)
 
 
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_integer, value))
+def _action_space(is_continuous: bool, action_dim: int, action_scaling: float) -> gym.Space[Any]:
+    if not is_continuous:
+        return gym.spaces.Discrete(action_dim)
+    # f64: the unsquashed action can be computed from the env action as long as tanh has not rounded to 1.
+    return gym.spaces.Box(-action_scaling, action_scaling, (action_dim,), np.float64)
 
 
 @contextlib.contextmanager
 def _names_of_the_quick_start() -> Iterator[None]:
-    """Errors of a PPOConfig, with the names that its settings have in `PPO`."""
+    """Errors of a TrainConfig, with the names that its settings have in `PPO`."""
     try:
         yield
     except ConfigError as error:
@@ -320,8 +327,31 @@ def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
     return Rollout(**of_steps, **of_ends, extra=extra)
 
 
+def _check_rollout(rollout: Rollout, policy: ActorCritic) -> None:
+    """Whether what a custom loop has collected is of this policy: NumPy and torch would broadcast it."""
+    spaces = {
+        "states": (rollout.obs, policy.observation_space),
+        "actions": (rollout.actions, policy.action_space),
+    }
+    for name, (rows, space) in spaces.items():
+        if rows.shape[1:] != space.shape:
+            raise ValueError(f"memory holds {name} of shape {rows.shape[1:]}, but this PPO has {space.shape}")
+    if isinstance(policy.action_space, gym.spaces.Discrete):
+        actions, lost = converted(rollout.actions, np.dtype(np.int64))
+        choices = int(policy.action_space.n)
+        if (lost is not None and lost.any()) or actions.min() < 0 or actions.max() >= choices:
+            raise ValueError(
+                f"memory holds actions from {rollout.actions.min()} to {rollout.actions.max()}, "
+                f"but those of this PPO are integers from 0 to {choices - 1}"
+            )
+
+
 def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
-    """Whether a PPO that was built of bare numbers fits an env."""
+    """Whether a PPO, which was built from numbers alone, fits an env.
+
+    Raises:
+        ConfigError, EnvError: it does not.
+    """
     if factory.mask_from_info:
         raise EnvError(
             f"{factory.name} gives action masks, which PPO does not take; prl.Trainer and train.py do"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from prl.checks import as_array, as_flags, as_floats, require_finite, require_rows
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,7 +24,7 @@ Rows: TypeAlias = "Array | torch.Tensor"
 
 
 def inactive_states_dropout(states: Rows, finished: Rows) -> Array:
-    """The rows of envs that go on.
+    """The rows of envs whose episodes continue.
 
     Args:
         states: [G, *O], the observations that the last step returned.
@@ -30,10 +32,14 @@ def inactive_states_dropout(states: Rows, finished: Rows) -> Array:
 
     Returns:
         [H, *O], H <= G.
+
+    Raises:
+        ValueError: the numbers of rows do not fit together, or `finished` holds other values.
     """
-    states, gone = np.asarray(states), np.asarray(finished, np.bool_)
-    if len(states) != len(gone):
-        raise ValueError(f"{len(states)} states do not fit {len(gone)} flags of finished envs")
+    states, gone = as_array("states", states), as_flags("finished", finished)
+    count = len(states) if states.ndim else 1
+    if count != len(gone):
+        raise ValueError(f"{count} states do not fit {len(gone)} flags of finished envs")
     rows: Array = states[~gone]
     return rows
 
@@ -47,8 +53,11 @@ def update_active_environments_list(envs_active: Rows, finished: Rows) -> Flags:
 
     Returns:
         bool[N], a new array.
+
+    Raises:
+        ValueError: `finished` has not one flag for each env that was playing, or a mask holds other values.
     """
-    mask, ended = np.array(envs_active, np.bool_), np.asarray(finished, np.bool_)
+    mask, ended = as_flags("envs_active", envs_active), as_flags("finished", finished)
     playing = np.flatnonzero(~mask)
     if len(playing) != len(ended):
         raise ValueError(f"{len(ended)} flags do not fit {len(playing)} envs that are still playing")
@@ -71,9 +80,9 @@ def buffer_append(
 ) -> None:
     """Append one step of the G envs that were playing to their buffers.
 
-    With `truncates` and `next_states` an episode that a time limit cut is bootstrapped from the value of
-    its final observation, as it should be. Without `next_states` the last state stands in for it; without
-    `truncates` such an episode is only recognised, and treated so, when the buffer is transferred.
+    With `truncates` and `next_states`, an episode that a time limit truncated is bootstrapped from the value
+    of its final observation, as it should be. Without `next_states` the last state stands in for it; without
+    `truncates` such an episode is only recognised as truncated when the buffer is transferred.
 
     Args:
         buffer: of N envs.
@@ -88,26 +97,33 @@ def buffer_append(
         next_states: [G, *O], what the step returned.
 
     Raises:
-        ValueError: the numbers of rows do not fit together.
+        ValueError: rows do not fit together or are not like those appended before, or numbers are not finite.
+            Nothing is appended then.
     """
     if num_envs != buffer.num_envs:
         raise ValueError(f"num_envs is {num_envs}, but the buffer was made for {buffer.num_envs}")
-    env_ids = np.flatnonzero(~np.asarray(is_env_terminal, np.bool_))
-    terminated = np.asarray(dones, np.bool_)
+    env_ids = np.flatnonzero(~as_flags("is_env_terminal", is_env_terminal, num_envs))
+    terminated = as_flags("dones", dones, len(env_ids))
     rows = {
-        "states": np.asarray(states),
-        "actions": np.asarray(actions),
-        "rewards": np.asarray(rewards, np.float32),
+        "states": _rows("states", states, env_ids),
+        "actions": _rows("actions", actions, env_ids),
+        "rewards": as_floats("rewards", rewards, env_ids),
         "terminated": terminated,
-        "truncated": np.zeros_like(terminated) if truncates is None else np.asarray(truncates, np.bool_),
-        "next_states": np.asarray(states if next_states is None else next_states),
-        "state_values": np.asarray(state_values, np.float32).reshape(-1),
-        "log_probs": np.asarray(log_probs, np.float32).reshape(-1),
+        "truncated": (
+            np.zeros_like(terminated) if truncates is None else as_flags("truncates", truncates, len(env_ids))
+        ),
+        "next_states": _rows("next_states", states if next_states is None else next_states, env_ids),
+        "state_values": as_floats("state_values", state_values, env_ids),
+        "log_probs": as_floats("log_probs", log_probs, env_ids),
     }
-    for name, value in rows.items():
-        if len(value) != len(env_ids):
-            raise ValueError(f"{name} has {len(value)} rows, but {len(env_ids)} envs were playing")
     buffer.append(env_ids, **rows)
+
+
+def _rows(name: str, value: Rows, env_ids: npt.NDArray[np.int64]) -> Array:
+    """Finite numbers, [G, ...]."""
+    rows = require_rows(name, as_array(name, value), len(env_ids))
+    require_finite(name, rows, env_ids)
+    return rows
 
 
 def buffer_to_target_buffer_transfer(buffer: VecMemory, memory: list[Rollout]) -> None:

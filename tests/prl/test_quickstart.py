@@ -202,14 +202,6 @@ def test_misuse_of_the_loop_is_named():
     row = np.zeros(1)
     with pytest.raises(ValueError, match="num_envs is 3, but the buffer was made for 2"):
         utils.buffer_append(buffer, row, row, row, row, row, row, np.array([False] * 2), 3)
-    with pytest.raises(ValueError, match="states has 1 rows, but 2 envs were playing"):
-        utils.buffer_append(buffer, row, row, row, row, row, row, np.array([False] * 2), 2)
-    with EnvVectorizer("CartPole-v1", num_envs=2, num_workers=0) as env:
-        with pytest.raises(ValueError, match=r"call reset\(\)"):
-            env.step(np.zeros(2, int))
-        env.reset()
-        with pytest.raises(ValueError, match="1 actions, but 2 envs are still playing"):
-            env.step(np.zeros(1, int))
 
 
 @pytest.mark.parametrize(
@@ -219,14 +211,17 @@ def test_misuse_of_the_loop_is_named():
         ({"policy_clip": 0.0}, "policy_clip must be a positive number, got 0.0"),
         ({"k_epochs": 0}, "k_epochs must be at least 1, got 0"),
         ({"gamma": 1.1}, "gamma must be between 0 and 1, got 1.1"),
-        ({"batch_size": 0}, "batch_size must be an integer, at least 1, got 0"),
-        ({"batch_size": 2.5}, "batch_size must be an integer, at least 1, got 2.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
         ({"action_dim": "2"}, "action_dim must be an integer, at least 1, got '2'"),
         ({"observ_dim": True}, "observ_dim must be an integer, at least 1, got True"),
-        ({"hidden_sizes": 64}, "hidden_sizes must be a list of integers, each at least 1, got 64"),
-        ({"hidden_sizes": (0,)}, "hidden_sizes must be a list of integers, each at least 1, got (0,)"),
-        ({"seed": -1}, "seed must be an integer, 0 or more, got -1"),
-        ({"seed": 1.5}, "seed must be an integer, 0 or more, got 1.5"),
+        ({"hidden_sizes": 64}, "hidden_sizes must be a list, each an integer, got 64"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes must be sizes of at least 1, got (0,)"),
+        ({"seed": -1}, "seed must be 0 or more, below 2**63, got -1"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"use_RND": "no"}, "use_RND must be true or false, got 'no'"),
+        ({"is_continuous": "no"}, "is_continuous must be true or false, got 'no'"),
+        ({"mini_batch_size": 0}, "mini_batch_size must be at least 1, got 0"),
         (
             {"is_continuous": True, "action_scaling": -1.0},
             "action_scaling must be a positive number",
@@ -275,8 +270,22 @@ def test_bad_settings_of_a_run_are_named(changes, message):
         AsyncPPO(env="CartPole-v1", ppo=make_ppo(), **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_workers": -1}, "num_workers must be an integer, 0 or more, or None, got -1"),
+        ({"seed": -1}, "seed must be an integer, 0 or more, got -1"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be an integer, at least 1, got 0"),
+        ({"step_timeout": -1}, "step_timeout must be a positive number, got -1"),
+    ],
+)
+def test_bad_settings_of_a_vectorizer_are_named(changes, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        EnvVectorizer("CartPole-v1", num_envs=2, **changes)
+
+
 @pytest.mark.parametrize("num_envs", [0, -1, 2.5])
-def test_a_number_of_envs_that_is_none(num_envs):
+def test_an_invalid_number_of_envs_is_named(num_envs):
     for make in (VecMemory, functools.partial(EnvVectorizer, "CartPole-v1")):
         with pytest.raises(ConfigError, match=f"^num_envs must be an integer, at least 1, got {num_envs}$"):
             make(num_envs=num_envs)
@@ -314,7 +323,7 @@ def test_same_seed_same_weights_for_any_number_of_workers():
     assert len(found) == 1
 
 
-def test_the_vectorizer_refuses_what_is_no_array():
+def test_the_vectorizer_refuses_composite_spaces():
     class Nested(gym.Env):
         observation_space = gym.spaces.Dict(a=gym.spaces.Discrete(2))
         action_space = gym.spaces.Discrete(2)
@@ -322,5 +331,5 @@ def test_the_vectorizer_refuses_what_is_no_array():
         def reset(self, *, seed=None, options=None):
             return {"a": 0}, {}
 
-    with pytest.raises(EnvError, match=r"Nested: a loop of one's own takes .* arrays, not Dict"):
+    with pytest.raises(EnvError, match=r"Nested: a custom loop takes .* arrays, not Dict"):
         EnvVectorizer(env=Nested, num_envs=1)
