@@ -24,7 +24,8 @@ GENERATED = {"mutation_check.md", "quickstart_seeds.md"}  # by scripts, which do
 CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 RESULTS = re.compile(r"<!-- results:begin -->.*?<!-- results:end -->", re.DOTALL)
 INLINE_CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")  # a line break may stand in it
-TOP_LEVEL = {path.name for path in ROOT.iterdir() if not path.name.endswith(".egg-info")}
+FOLDERS = {"prl", "workers", "learner", "scripts", "tests", "docs", ".ci"}
+FILES_OF_A_RUN = {"command.txt"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 every_manual = pytest.mark.parametrize("page", MANUALS, ids=lambda page: page.name)
@@ -44,10 +45,7 @@ def test_prose_is_wrapped_at_one_width(page):
     if page.name in GENERATED:
         return
     prose = CODE_BLOCK.sub("", text_of(page)).splitlines()
-    too_long = [
-        line for line in prose if len(line) > WIDTH and not line.startswith("|") and " " in line.strip()
-    ]
-    assert not too_long
+    assert not [line for line in prose if len(line) > WIDTH and not line.startswith("|")]
 
 
 # ---- links
@@ -74,17 +72,10 @@ def test_relative_links_lead_somewhere(page):
 
 
 def is_path(code):
-    """Whether inline code names something in the repository: `prl/run/train.py`, `.ci/run`, `setup.cfg`."""
-    first, slash, _ = code.partition("/")
-    return (
-        first in TOP_LEVEL
-        if slash
-        else code in TOP_LEVEL or bool(re.fullmatch(r"\w+\.(cfg|toml|txt|md)", code))
-    )
-
-
-# Files of a run folder, and the names that the quick start and the commands write to.
-NOT_IN_THE_REPOSITORY = {"command.txt"}
+    """Whether inline code names something of the repository: `prl/run/train.py`, `.ci/run`, `setup.cfg`."""
+    if "/" in code:
+        return code.partition("/")[0] in FOLDERS
+    return bool(re.fullmatch(r"\w+\.(cfg|toml|txt|md)", code)) and code not in FILES_OF_A_RUN
 
 
 @every_page
@@ -94,7 +85,7 @@ def test_paths_in_backticks_exist(page):
     missing = []
     for code in inline_code(page):
         path, _, test = code.partition("::")
-        if " " in path or not is_path(path) or path in NOT_IN_THE_REPOSITORY:
+        if " " in path or not is_path(path):
             continue
         found = sorted(ROOT.glob(path.replace("NAME", "*").rstrip("/")))
         if not found or (test and test not in functions_in(found[0])):
@@ -131,7 +122,7 @@ def resolves(name):
 
 
 def rows_of_correctness():
-    page = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8").partition("## Probe")[0]
     return re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE)
 
 
@@ -149,7 +140,7 @@ def test_every_row_that_tests_refer_to_is_in_the_list():
 
 def test_every_row_of_the_list_names_a_test():
     rows = rows_of_correctness()
-    assert len(rows) >= 30
+    assert len(rows) >= 24
     assert not [row for row in rows if not re.search(r"`tests/[\w/]+\.py::test_\w+` \|$", row)]
 
 
@@ -190,8 +181,7 @@ def test_every_flag_that_is_named_exists(page):
 
 @every_manual
 def test_commands_that_are_named_exist(page):
-    named = set(
-        re.findall(r"\bprl[ -]([a-z-]+)\b(?=[^`\n]*`)", "\n".join(f"{code}`" for code in inline_code(page)))
-    )
+    starts = [re.match(r"(?:python -m )?prl[ -]([a-z-]+)\b", code) for code in inline_code(page)]
+    named = {start[1] for start in starts if start}
     assert named
     assert named <= COMMANDS.keys()
