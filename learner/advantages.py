@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from learner.arrays import Floats
 
 
 def gae(
@@ -18,7 +18,7 @@ def gae(
 ) -> Floats:
     """A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), within an episode.
 
-    The steps of all episodes lie one after the other; the sum never crosses an end. Computed in float64.
+    The steps of all episodes lie one after another; the sum never crosses an end. Computed in float64.
 
     Args:
         rewards: [S].
@@ -52,6 +52,9 @@ def next_values(values: npt.ArrayLike, ends: npt.ArrayLike, bootstrap: npt.Array
         values: [S].
         ends: bool[S]; the last step is always an end.
         bootstrap: [E], in the order of the ends: 0 if terminated, V(final observation) if truncated.
+
+    Returns:
+        f64[S].
     """
     ends = np.asarray(ends, np.bool_)
     following = np.append(np.asarray(values, np.float64)[1:], 0.0)

@@ -1,7 +1,6 @@
-"""Action distributions: a head for every action space, and masks of illegal actions.
+"""`make_head` makes the head of any action space; `CompositeHead` is the one of Dict and Tuple.
 
-`make_head` makes the head of a space. The heads of single spaces are in `learner.heads`, which also says
-what outputs, actions and env actions are; here is the one for spaces that are made of several.
+The heads of other spaces are in `learner.heads`, which also defines outputs, actions and env actions.
 """
 
 from __future__ import annotations
@@ -12,70 +11,53 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
-from learner.heads import (
-    ActionHead,
-    CategoricalHead,
-    GaussianHead,
-    MultiCategoricalHead,
-    log_one_minus_tanh_squared,
-)
+from learner.arrays import Array, Flags
+from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead
+from learner.spaces import Leaf, check_choices, is_composite, leaves, row_field, walk
 
-__all__ = [
-    "ActionHead",
-    "CategoricalHead",
-    "CompositeHead",
-    "GaussianHead",
-    "Head",
-    "LeafHead",
-    "MultiCategoricalHead",
-    "log_one_minus_tanh_squared",
-    "make_head",
-]
-
-Array = npt.NDArray[Any]
-Flags = npt.NDArray[np.bool_]
+_CHOICES = "actions"
 
 
 class _Part(NamedTuple):
-    """Where a leaf's share lies, and what its actions look like."""
+    """Where a leaf lies in outputs, actions and env actions, and the form of its actions."""
 
     outputs: slice
     action: slice
-    wire: slice
+    row: slice
+    """Of env actions, in bytes."""
     shape: tuple[int, ...]
-    dtype: npt.DTypeLike
+    dtype: np.dtype[Any] | None
     """Of the leaf's actions."""
-    env_dtype: npt.DTypeLike
+    env_dtype: np.dtype[Any]
 
 
 class CompositeHead(nn.Module):
     """Dict and Tuple actions: independent heads, one per leaf, depth first in the order of the space.
 
-    * Outputs, and noise, are those of the leaves, one after the other.
+    * Outputs and noise are those of the leaves, one after another.
     * An action is the vector f32[D] of the leaves' actions, flattened. Choices are exact below 2**24.
-    * An env action is u8[B], the *wire format* of composite spaces: the bytes of the leaves' env actions, one
-      after the other, in native byte order and without gaps, each in the dtype of its space.
+    * An env action is u8[B], a row of the composite space as `learner.spaces` describes it.
 
     Log-probabilities, entropies and log-determinants are sums over the leaves.
 
     Args:
-        space: Dict or Tuple, nested at will.
+        space: Dict or Tuple, nested to any depth.
         log_std_init: of every Box in it.
 
     Raises:
-        ValueError: no head for a space in it.
+        ValueError: no head for a space in it, or too many choices in all.
     """
 
-    def __init__(self, space: gym.spaces.Dict | gym.spaces.Tuple[Any], log_std_init: float = 0.0) -> None:
+    def __init__(self, space: gym.Space[Any], log_std_init: float = 0.0) -> None:
         super().__init__()
-        spaces = list(_leaf_spaces(space))
-        heads = [_leaf_head(leaf, log_std_init) for leaf in spaces]
+        parts = [part for _, part in walk(space)]
+        check_choices(parts, _CHOICES)
+        heads = [_leaf_head(part, log_std_init) for part in parts]
         self.leaves = nn.ModuleList(heads)
-        self._parts = _parts_of(spaces, heads)
-        self._wire_bytes = self._parts[-1].wire.stop if heads else 0
+        self._parts = _parts_of(leaves(space), heads)
+        (self._row_bytes,), _ = row_field(space)
         self.num_outputs = sum(head.num_outputs for head in heads)
         self.maskable = all(head.maskable for head in heads)
         width = self._parts[-1].action.stop if heads else 0
@@ -85,12 +67,14 @@ class CompositeHead(nn.Module):
         return zip(cast("list[LeafHead]", self.leaves), self._parts, strict=True)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """See `ActionHead`."""
         noise = np.empty((rows, self.num_outputs), np.float32)
         for head, part in self._each():
             noise[:, part.outputs] = head.draw_noise(rng, rows)
         return noise
 
     def sample(self, outputs: Array, noise: Array) -> Array:
+        """See `ActionHead`."""
         actions = np.empty((len(outputs), *self.action_space.shape), np.float32)
         for head, part in self._each():
             drawn = head.sample(outputs[:, part.outputs], noise[:, part.outputs])
@@ -98,12 +82,14 @@ class CompositeHead(nn.Module):
         return actions
 
     def mode(self, outputs: Array) -> Array:
+        """See `ActionHead`."""
         actions = np.empty((len(outputs), *self.action_space.shape), np.float32)
         for head, part in self._each():
             actions[:, part.action] = _flat(head.mode(outputs[:, part.outputs]))
         return actions
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         total = outputs.new_zeros(len(outputs))
         for head, part in self._each():
             leaf_actions = actions[:, part.action].reshape(len(actions), *part.shape)
@@ -111,35 +97,38 @@ class CompositeHead(nn.Module):
         return total
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """See `ActionHead`."""
         total = outputs.new_zeros(len(outputs))
         for head, part in self._each():
             total = total + head.entropy(outputs[:, part.outputs])
         return total
 
     def log_det(self, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         total = actions.new_zeros(len(actions))
         for head, part in self._each():
             total = total + head.log_det(actions[:, part.action].reshape(len(actions), *part.shape))
         return total
 
     def to_env(self, actions: Array) -> Array:
-        """Env actions u8[G, B], in the wire format, for actions f32[G, D]."""
-        wire = np.empty((len(actions), self._wire_bytes), np.uint8)
+        """Env actions u8[G, B] for actions f32[G, D]."""
+        rows = np.empty((len(actions), self._row_bytes), np.uint8)
         for head, part in self._each():
             leaf_actions = actions[:, part.action].reshape(len(actions), *part.shape).astype(part.dtype)
             env_actions = np.ascontiguousarray(_flat(head.to_env(leaf_actions)), part.env_dtype)
-            wire[:, part.wire] = env_actions.view(np.uint8)
-        return wire
+            rows[:, part.row] = env_actions.view(np.uint8)
+        return rows
 
     def from_env(self, env_actions: Array) -> Array:
-        """Actions f32[G, D] for env actions u8[G, B] in the wire format."""
+        """Actions f32[G, D] for env actions u8[G, B]."""
         actions = np.empty((len(env_actions), *self.action_space.shape), np.float32)
         for head, part in self._each():
-            values = np.ascontiguousarray(env_actions[:, part.wire]).view(part.env_dtype)
+            values = np.ascontiguousarray(env_actions[:, part.row]).view(part.env_dtype)
             actions[:, part.action] = _flat(head.from_env(values.reshape(len(values), *part.shape)))
         return actions
 
     def has_choice(self, mask: Flags) -> Flags:
+        """See `ActionHead`."""
         legal = np.ones(len(mask), np.bool_)
         for head, part in self._each():
             legal &= head.has_choice(mask[:, part.outputs])
@@ -155,13 +144,14 @@ def make_head(space: gym.Space[Any], log_std_init: float = 0.0) -> Head:
 
     Args:
         space: Discrete, MultiDiscrete, MultiBinary, a Box of floats, or a Dict or Tuple of these.
-        log_std_init: the logarithm of the standard deviation to begin with, in every dimension of a Box.
+        log_std_init: initial log standard deviation of every dimension of a Box.
 
     Raises:
-        ValueError: no head for such a space.
+        ValueError: no head for such a space, or too many choices in it.
     """
-    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+    if is_composite(space):
         return CompositeHead(space, log_std_init)
+    check_choices([space], _CHOICES)
     return _leaf_head(space, log_std_init)
 
 
@@ -179,37 +169,22 @@ def _leaf_head(space: gym.Space[Any], log_std_init: float) -> LeafHead:
     )
 
 
-def _leaf_spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
-    if isinstance(space, gym.spaces.Dict):
-        children = list(space.spaces.values())
-    elif isinstance(space, gym.spaces.Tuple):
-        children = list(space.spaces)
-    else:
-        yield space
-        return
-    for child in children:
-        yield from _leaf_spaces(child)
-
-
-def _parts_of(spaces: list[gym.Space[Any]], heads: list[LeafHead]) -> list[_Part]:
+def _parts_of(spaces: list[Leaf], heads: list[LeafHead]) -> list[_Part]:
     parts: list[_Part] = []
-    output = action = byte = 0
-    for space, head in zip(spaces, heads, strict=True):
-        shape, dtype = space.shape or (), head.action_space.dtype
-        env_dtype = np.dtype(space.dtype)
-        size = math.prod(shape)
-        ends = output + head.num_outputs, action + size, byte + size * env_dtype.itemsize
+    output = action = 0
+    for leaf, head in zip(spaces, heads, strict=True):
+        size = math.prod(leaf.shape)
         parts.append(
             _Part(
-                slice(output, ends[0]),
-                slice(action, ends[1]),
-                slice(byte, ends[2]),
-                shape,
-                dtype,
-                env_dtype.newbyteorder("="),
+                outputs=slice(output, output + head.num_outputs),
+                action=slice(action, action + size),
+                row=slice(leaf.offset, leaf.offset + leaf.nbytes),
+                shape=leaf.shape,
+                dtype=head.action_space.dtype,
+                env_dtype=leaf.dtype,
             )
         )
-        output, action, byte = ends
+        output, action = output + head.num_outputs, action + size
     return parts
 
 

@@ -1,34 +1,38 @@
 """From rows of observations to the features that actor and critic see: one encoder per kind of space.
 
-An encoder works in two stages. `preprocess` is what has no weights (one-hot, normalising): it is done once
-per batch. `forward` is what has weights, and is done in every minibatch.
+An encoder has two stages: `preprocess` has no weights (one-hot, normalising) and is computed once per batch;
+`forward` has weights and is computed in every minibatch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learner.arrays import Array
+from learner.images import channel_count_and_sides, channels_first, is_image
 from learner.networks import NatureCNN
 from learner.normalize import ObservationNormalizer
-from learner.spaces import MASK_KEY, Leaf, is_composite, leaves, row_field, unpack
+from learner.spaces import Leaf, check_choices, is_composite, leaves, observed_leaves, row_field, unpack
 
 Normalizer = Callable[[tuple[int, ...]], ObservationNormalizer]
 
+_CHOICES = "one-hot observations (a custom encoder, --encoder without --rnd, can read others)"
+
 
 class Encoder(nn.Module):
-    """Rows to features.
+    """Turns rows of observations into features. The base class returns the rows themselves.
 
     Attributes:
         features: F.
-        is_trainable: whether `forward` does anything; actor and critic then share what it learns.
+        is_trainable: whether `forward` has weights; actor and critic share them.
         needs_hidden_layers: whether actor and critic put hidden layers behind the features; false for images.
     """
 
@@ -37,7 +41,7 @@ class Encoder(nn.Module):
     needs_hidden_layers = True
 
     def preprocess(self, rows: Tensor) -> Tensor:
-        """What has no weights: [S, ...] for rows [S, ...]."""
+        """The stage without weights: [S, ...] for rows [S, *O]."""
         return rows
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -45,11 +49,11 @@ class Encoder(nn.Module):
         return inputs
 
     def update_statistics(self, rows: Tensor) -> None:
-        """Count rows [S, ...] in the running statistics, if there are any."""
+        """Count rows [S, *O] in the running statistics, if there are any."""
 
 
 class VectorEncoder(Encoder):
-    """Numbers, flattened. Whole numbers with finite bounds are scaled to [0, 1], each by its own.
+    """Numbers, flattened. Integers with finite bounds are scaled to [0, 1], each by its own bounds.
 
     Args:
         space: a Box or MultiBinary.
@@ -61,7 +65,7 @@ class VectorEncoder(Encoder):
 
     def __init__(self, space: gym.Space[Any], normalizer: Normalizer | None = None) -> None:
         super().__init__()
-        self.features = int(np.prod(space.shape or (), dtype=np.int64))
+        self.features = math.prod(space.shape or ())
         self.normalizer = None
         self._scales = False
         if isinstance(space, gym.spaces.Box):
@@ -72,13 +76,14 @@ class VectorEncoder(Encoder):
 
     def _scale_to_unit(self, space: gym.spaces.Box) -> None:
         low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-        bounded = high - low < 2.0**31 - 1.0  # whole numbers "without bounds" have those of their dtype
+        bounded = high - low < 2.0**31 - 1.0  # integers "without bounds" have those of their dtype
         self._scales = bool(bounded.any())
         self.register_buffer("low", torch.from_numpy(np.where(bounded, low, 0.0)), persistent=False)
         width = np.where(bounded, np.maximum(high - low, 1.0), 1.0)
         self.register_buffer("width", torch.from_numpy(width), persistent=False)
 
     def preprocess(self, rows: Tensor) -> Tensor:
+        """See `Encoder`."""
         flat = rows.reshape(len(rows), self.features)
         if self.normalizer is not None:
             normalized: Tensor = self.normalizer(flat)
@@ -89,6 +94,7 @@ class VectorEncoder(Encoder):
         return flat.float()
 
     def update_statistics(self, rows: Tensor) -> None:
+        """See `Encoder`."""
         if self.normalizer is not None:
             self.normalizer.update(rows.reshape(len(rows), self.features))
 
@@ -98,29 +104,35 @@ class OneHotEncoder(Encoder):
 
     Args:
         space: Discrete or MultiDiscrete.
+
+    Raises:
+        ValueError: there are too many choices.
     """
 
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
         super().__init__()
+        check_choices([space], _CHOICES)
         sizes = np.atleast_1d(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec).ravel()
         self._sizes = [int(size) for size in sizes]
         self._start = [int(start) for start in np.broadcast_to(np.ravel(space.start), sizes.shape)]
         self.features = sum(self._sizes)
 
     def preprocess(self, rows: Tensor) -> Tensor:
+        """See `Encoder`."""
         choices = rows.reshape(len(rows), len(self._sizes)).long()
+        # Each becomes floats at once: one_hot makes int64, which take twice the memory.
         parts = [
-            functional.one_hot(choices[:, column] - start, size)
+            functional.one_hot(choices[:, column] - start, size).float()
             for column, (size, start) in enumerate(zip(self._sizes, self._start, strict=True))
         ]
-        return torch.cat(parts, dim=1).float()
+        return torch.cat(parts, dim=1)
 
 
 class ImageEncoder(Encoder):
-    """Images, through a NatureCNN.
+    """Images through a NatureCNN, scaled by their upper bound.
 
     Args:
-        space: a Box for which `is_image` holds.
+        space: a Box for which `learner.images.is_image` holds.
         generator: draws the weights.
     """
 
@@ -130,13 +142,14 @@ class ImageEncoder(Encoder):
     def __init__(self, space: gym.spaces.Box, generator: torch.Generator) -> None:
         super().__init__()
         self._to_channels = channels_first(space.shape)
-        channels, height, width = self._to_channels(torch.empty(1, *space.shape, device="meta")).shape[1:]
+        channels, height, width = channel_count_and_sides(space.shape)
         self._scale = float(np.max(space.high)) or 1.0
         self.cnn = NatureCNN(channels, height, width, generator)
-        self.features = 512
+        self.features = NatureCNN.FEATURES
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # One copy that does everything: images are large, and fresh memory for them is what takes the time.
+        """See `Encoder`."""
+        # A single copy: images are large, and allocating memory for them takes most of the time.
         images = self._to_channels(inputs).to(torch.float32, copy=True, memory_format=torch.channels_last)
         features: Tensor = self.cnn(images.div_(self._scale))
         return features
@@ -148,13 +161,17 @@ class CompositeEncoder(Encoder):
     Args:
         space: Dict or Tuple.
         make: makes the encoder of a leaf.
+
+    Raises:
+        ValueError: there is nothing to learn from, or too many choices in all.
     """
 
     def __init__(self, space: gym.Space[Any], make: Callable[[gym.Space[Any]], Encoder]) -> None:
         super().__init__()
-        self._leaves = [leaf for leaf in leaves(space) if leaf.path != (MASK_KEY,)]
+        self._leaves = observed_leaves(space)
         if not self._leaves:
             raise ValueError(f"observation space {space} is not supported: it holds nothing to learn from")
+        check_choices((leaf.space for leaf in self._leaves), _CHOICES)
         parts = [make(leaf.space) for leaf in self._leaves]
         self.parts = nn.ModuleList(parts)
         self.features = sum(part.features for part in parts)
@@ -165,22 +182,24 @@ class CompositeEncoder(Encoder):
         return [(leaf, part) for leaf, part in zip(self._leaves, self.parts, strict=True)]  # type: ignore[misc]
 
     def preprocess(self, rows: Tensor) -> Tensor:
-        """All of the features, unless there are weights: then nothing can be done ahead."""
+        """All features; but if a part has weights, the rows, and `forward` computes everything."""
         return rows if self.is_trainable else self._encoded(rows)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """See `Encoder`."""
         return self._encoded(inputs) if self.is_trainable else inputs
 
     def _encoded(self, rows: Tensor) -> Tensor:
         return torch.cat([part(part.preprocess(leaf.read(rows))) for leaf, part in self._pairs()], dim=1)
 
     def update_statistics(self, rows: Tensor) -> None:
+        """See `Encoder`."""
         for leaf, part in self._pairs():
             part.update_statistics(leaf.read(rows))
 
 
 class CustomEncoder(Encoder):
-    """A module of the user's own.
+    """A custom module.
 
     Args:
         space: of the observations; the module gets tensors in their shapes and dtypes, [S, *O], or a dict
@@ -188,7 +207,7 @@ class CustomEncoder(Encoder):
         module: returns features, f32[S, F].
 
     Raises:
-        ValueError: it returns something else.
+        ValueError: the module fails or returns something else.
     """
 
     is_trainable = True
@@ -197,7 +216,8 @@ class CustomEncoder(Encoder):
         super().__init__()
         self._space = space
         self.module = module
-        self.features = {self._try(count) for count in (3, 1)}.pop()  # one row is all that may be left
+        # Tried with 1, too: the last minibatch may have a single row.
+        self.features = {self._try(count) for count in (3, 1)}.pop()
 
     def _try(self, count: int) -> int:
         """F, of features of `count` observations."""
@@ -208,7 +228,7 @@ class CustomEncoder(Encoder):
         except Exception as error:  # the module is the user's code
             raise ValueError(f"for {count} observations it raised {type(error).__name__}: {error}") from error
         finally:
-            self.module.load_state_dict(state)  # batch statistics have seen what is no observation
+            self.module.load_state_dict(state)  # batch statistics have counted rows that are no observations
         if not isinstance(probe, Tensor):
             raise ValueError(f"it must return a tensor of features f32[S, F], not a {type(probe).__name__}")
         if probe.dim() != 2 or len(probe) != count or not probe.is_floating_point():
@@ -217,20 +237,21 @@ class CustomEncoder(Encoder):
         return int(probe.shape[1])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # Copies, which the module may work on in place: the rows themselves are needed again.
+        """Features f32[S, F] of rows [S, *O]."""
+        # Copies, which the module may change in place: the rows themselves are needed again.
         rows = inputs if is_composite(self._space) else inputs.clone()
         features: Tensor = self.module(unpack(self._space, rows))
         return features.float()
 
 
 def some_rows(space: gym.Space[Any], count: int) -> Tensor:
-    """`count` rows with an element of the space: the one that is nearest to 0."""
+    """Rows [count, *O] that all hold the element of the space that is nearest to 0."""
     row = b"".join(_nearest_to_zero(leaf.space).tobytes() for leaf in leaves(space))
     shape, dtype = row_field(space)
     return torch.from_numpy(np.frombuffer(row * count, dtype).reshape(count, *shape).copy())
 
 
-def _nearest_to_zero(space: gym.Space[Any]) -> npt.NDArray[Any]:
+def _nearest_to_zero(space: gym.Space[Any]) -> Array:
     shape, dtype = row_field(space)
     low: Any = 0
     high: Any = 0
@@ -240,7 +261,7 @@ def _nearest_to_zero(space: gym.Space[Any]) -> npt.NDArray[Any]:
         low, high = space.start, space.start + space.n - 1
     elif isinstance(space, gym.spaces.MultiDiscrete):
         low, high = space.start, space.start + space.nvec - 1
-    nearest: npt.NDArray[Any] = np.minimum(np.maximum(np.zeros(shape, dtype), low), high).astype(dtype)
+    nearest: Array = np.minimum(np.maximum(np.zeros(shape, dtype), low), high).astype(dtype)
     return nearest
 
 
@@ -255,7 +276,7 @@ def make_encoder(
         normalizer: makes running normalisers for vectors of numbers; None leaves them as they are.
 
     Raises:
-        ValueError: no encoder for such a space.
+        ValueError: no encoder for such a space, or too many choices in it.
     """
     if is_composite(space):
         return CompositeEncoder(space, lambda leaf: make_encoder(leaf, generator, normalizer))
@@ -269,34 +290,3 @@ def make_encoder(
         f"observation space {space} is not supported: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
         "or a Dict or Tuple of them"
     )
-
-
-def is_image(space: gym.spaces.Box) -> bool:
-    """Bytes in two to four dimensions, large enough for the NatureCNN: [H, W], with channels, or stacked."""
-    if space.dtype != np.uint8 or not 2 <= len(space.shape) <= 4:
-        return False
-    shape = channels_first(space.shape)(torch.empty(1, *space.shape, device="meta")).shape
-    return min(shape[2:]) >= NatureCNN.MIN_SIZE
-
-
-def channels_first(shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """What brings images [S, *shape] into the form [S, C, H, W].
-
-    Args:
-        shape: [H, W]; [H, W, C] or [C, H, W], the channels being the shorter end; or one of these stacked,
-            [K, ...].
-    """
-    if len(shape) == 2:
-        return lambda images: images.unsqueeze(1)
-    if len(shape) == 3:
-        if shape[2] < shape[0]:
-            return lambda images: images.permute(0, 3, 1, 2)
-        return lambda images: images
-    last_is_channels = shape[3] < shape[1]
-
-    def flattened(images: Tensor) -> Tensor:
-        if last_is_channels:
-            images = images.permute(0, 1, 4, 2, 3)
-        return images.flatten(start_dim=1, end_dim=2)
-
-    return flattened

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from learner.advantages import Floats
+from learner.arrays import Floats
 from learner.store import Rollout
 
 

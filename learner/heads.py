@@ -1,13 +1,13 @@
-"""Action heads of spaces that are not made of other spaces; `learner.composite_head` has the others.
+"""Action heads of spaces that are not made of other spaces; `learner.composite_head` has those that are.
 
-A head turns the actor's outputs into actions. Three forms of an action are told apart:
+A head turns the actor's outputs into actions. There are three forms of an action:
 
 * *outputs* [G, K]: what the actor network computes (logits, or means),
-* *action* [G, *A]: what was drawn; this is what is stored and what has a log-probability,
-* *env action* [G, *A]: what the env gets (shifted, squashed into its bounds).
+* *action* [G, *A]: what was drawn; it is stored, and it has a log-probability,
+* *env action* [G, *A]: what the env receives (shifted, squashed into its bounds).
 
-Noise is drawn by the caller for all rows of a group and indexed, so that the noise of one env does not depend
-on which others are still playing.
+The caller draws noise for all rows of a group and indexes it, so that the noise of one env does not depend on
+which others are still playing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Array = npt.NDArray[Any]
-Flags = npt.NDArray[np.bool_]
+from learner.arrays import Array, Flags
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -35,12 +33,12 @@ class ActionHead(Protocol):
     num_outputs: int
     """K, the width of the actor's last layer."""
     action_space: gym.Space[Any]
-    """Of actions, as they are drawn and stored; env actions have the env's own space."""
+    """Of actions, as they are drawn and stored; env actions are in the env's space."""
     maskable: bool
-    """Whether each output is the logit of a choice, which a mask can make illegal: there is no Box."""
+    """Whether every output is the logit of a choice, so that a mask can rule it out; a Box has none."""
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
-        """The noise of `rows` rows: f32[rows, K]."""
+        """Noise f32[rows, K] for `sample`."""
 
     def sample(self, outputs: Array, noise: Array) -> Array:
         """Actions [G, *A] for outputs f32[G, K] and noise f32[G, K]; a pure function."""
@@ -84,39 +82,47 @@ class CategoricalHead(nn.Module):
         self._env_dtype = space.dtype or np.dtype(np.int64)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """See `ActionHead`."""
         return rng.gumbel(size=(rows, self.num_outputs)).astype(np.float32)
 
     def sample(self, outputs: Array, noise: Array) -> Array:
-        """argmax(logits + Gumbel noise) is distributed as softmax(logits) (Gumbel 1954)."""
+        """See `ActionHead`. argmax(logits + Gumbel noise) is distributed as softmax(logits) (Gumbel 1954)."""
         actions: Array = np.argmax(outputs + noise, axis=1)
         return actions
 
     def mode(self, outputs: Array) -> Array:
+        """See `ActionHead`."""
         actions: Array = np.argmax(outputs, axis=1)
         return actions
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         return functional.log_softmax(outputs, dim=1).gather(1, actions.long().unsqueeze(1)).squeeze(1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """See `ActionHead`."""
         return _entropy(functional.log_softmax(outputs, dim=1))
 
     def log_det(self, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         return torch.zeros(len(actions), device=actions.device)
 
     def to_env(self, actions: Array) -> Array:
+        """See `ActionHead`."""
         return (actions + self._start).astype(self._env_dtype)
 
     def from_env(self, env_actions: Array) -> Array:
+        """See `ActionHead`."""
         return np.asarray(env_actions, np.int64) - self._start
 
     def has_choice(self, mask: Flags) -> Flags:
+        """See `ActionHead`."""
         legal: Flags = np.any(mask, axis=1)
         return legal
 
 
 class _Segment(NamedTuple):
-    """Neighbouring components with equally many choices: they are computed as one array [rows, count, n]."""
+    """Neighbouring components with the same number n of choices, computed as one array [rows, count, n]."""
 
     columns: slice
     """Of the outputs."""
@@ -128,7 +134,7 @@ class _Segment(NamedTuple):
 class MultiCategoricalHead(nn.Module):
     """Independent categoricals: MultiDiscrete actions, and MultiBinary ones as pairs of logits.
 
-    The actor's outputs are the logits of all components, one after the other: K = sum(nvec), or 2 * size.
+    The actor's outputs are the logits of all components, one after another: K = sum(nvec), or 2 * size.
     Actions are i64[G, *shape] and count from 0.
 
     Args:
@@ -152,13 +158,15 @@ class MultiCategoricalHead(nn.Module):
         self._segments = _segments_of(nvec)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """See `ActionHead`."""
         return rng.gumbel(size=(rows, self.num_outputs)).astype(np.float32)
 
     def sample(self, outputs: Array, noise: Array) -> Array:
-        """The argmax of logits + Gumbel noise of each component."""
+        """See `ActionHead`. The argmax of logits + Gumbel noise of each component."""
         return self.mode(outputs + noise)
 
     def mode(self, outputs: Array) -> Array:
+        """See `ActionHead`."""
         rows = len(outputs)
         actions = np.empty((rows, math.prod(self._shape)), np.int64)
         for columns, components, count, n in self._segments:
@@ -166,6 +174,7 @@ class MultiCategoricalHead(nn.Module):
         return actions.reshape(rows, *self._shape)
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         rows, total = len(outputs), outputs.new_zeros(len(outputs))
         chosen = actions.reshape(rows, math.prod(self._shape)).long()
         for columns, components, count, n in self._segments:
@@ -174,6 +183,7 @@ class MultiCategoricalHead(nn.Module):
         return total
 
     def entropy(self, outputs: Tensor) -> Tensor:
+        """See `ActionHead`."""
         rows, total = len(outputs), outputs.new_zeros(len(outputs))
         for columns, _, count, n in self._segments:
             log_probs = functional.log_softmax(outputs[:, columns].reshape(rows, count, n), dim=2)
@@ -181,16 +191,20 @@ class MultiCategoricalHead(nn.Module):
         return total
 
     def log_det(self, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         return torch.zeros(len(actions), device=actions.device)
 
     def to_env(self, actions: Array) -> Array:
+        """See `ActionHead`."""
         return (actions + self._start).astype(self._env_dtype)
 
     def from_env(self, env_actions: Array) -> Array:
-        # int64 first: a small or unsigned dtype would wrap
+        """See `ActionHead`."""
+        # Converted first: a small or unsigned dtype would wrap.
         return np.asarray(env_actions, np.int64) - self._start
 
     def has_choice(self, mask: Flags) -> Flags:
+        """See `ActionHead`."""
         rows = len(mask)
         legal = np.ones(rows, np.bool_)
         for columns, _, count, n in self._segments:
@@ -219,13 +233,13 @@ class GaussianHead(nn.Module):
     """Box actions: independent Gaussians with a learnt standard deviation that does not depend on the state.
 
     The actor's outputs are the means. Bounded dimensions are squashed into their bounds by tanh on the way to
-    the env; other dimensions are passed on, clipped where one side is bounded. What is stored, and what
-    `log_prob` and `entropy` speak of, is the unsquashed action: the Jacobian of the squashing cancels in
-    PPO's ratio. `env_log_prob` gives the density of the env action itself.
+    the env; other dimensions are passed on, clipped where one side is bounded. Stored actions, `log_prob` and
+    `entropy` are those of the unsquashed Gaussian: the Jacobian of the squashing cancels in PPO's ratio.
+    `log_prob` minus `log_det` is the log-density of the env action.
 
     Args:
         space: a Box of floats, any shape.
-        log_std_init: the logarithm of the standard deviation to begin with, in every dimension.
+        log_std_init: initial log standard deviation of every dimension.
     """
 
     maskable = False
@@ -243,50 +257,52 @@ class GaussianHead(nn.Module):
         self._half_width = high / 2.0 - low / 2.0
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """See `ActionHead`."""
         return rng.standard_normal((rows, self.num_outputs), dtype=np.float32)
 
     def sample(self, outputs: Array, noise: Array) -> Array:
+        """See `ActionHead`."""
         std = np.exp(self.log_std.detach().cpu().numpy())
         actions: Array = (outputs + std * noise).reshape(len(outputs), *self._space.shape)
         return actions
 
     def mode(self, outputs: Array) -> Array:
+        """See `ActionHead`."""
         return outputs.reshape(len(outputs), *self._space.shape)
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """See `ActionHead`."""
         z = (actions.reshape(outputs.shape) - outputs) * torch.exp(-self.log_std)
         return (-0.5 * z.square() - self.log_std - _LOG_SQRT_2PI).sum(dim=1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        """Of the unsquashed Gaussian; the same for every state."""
+        """See `ActionHead`. Of the unsquashed Gaussian: the same for every state."""
         return (self.log_std + 0.5 + _LOG_SQRT_2PI).sum().expand(len(outputs))
 
     def log_det(self, actions: Tensor) -> Tensor:
-        """Log |d env action / d action|, [S], for actions [S, *A]."""
+        """See `ActionHead`; only squashed dimensions contribute."""
         log_half_width = torch.as_tensor(np.log(self._half_width)).to(actions)
         log_slope = log_one_minus_tanh_squared(actions) + log_half_width
         bounded = torch.as_tensor(self._bounded, device=actions.device)
         log_slope = torch.where(bounded, log_slope, torch.zeros_like(actions))
         return log_slope.reshape(len(actions), self.num_outputs).sum(dim=1)
 
-    def env_log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Log-density of the env action that belongs to `actions`, [S] (change of variables)."""
-        return self.log_prob(outputs, actions) - self.log_det(actions)
-
     def to_env(self, actions: Array) -> Array:
+        """See `ActionHead`."""
         wide = actions.astype(np.float64)
         squashed = np.where(self._bounded, self._centre + self._half_width * np.tanh(wide), wide)
         # Clip after rounding to the space's dtype: an env may compare with its bounds exactly.
         return np.clip(squashed.astype(self._space.dtype), self._space.low, self._space.high)
 
     def from_env(self, env_actions: Array) -> Array:
+        """See `ActionHead`."""
         wide = (np.asarray(env_actions, np.float64) - self._centre) / self._half_width
         below_one = np.nextafter(1.0, 0.0)  # its atanh is 18.7
         unsquashed = np.arctanh(np.clip(wide, -below_one, below_one))
         return np.where(self._bounded, unsquashed, wide).astype(np.float32)
 
     def has_choice(self, mask: Flags) -> Flags:
-        """Always: a mask says nothing about a Box."""
+        """See `ActionHead`. Always true: a mask says nothing about a Box."""
         return np.ones(len(mask), np.bool_)
 
 

@@ -24,13 +24,18 @@ def policy_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Ten
 def value_loss(
     values: Tensor, returns: Tensor, old_values: Tensor | None = None, clip_range: float | None = None
 ) -> Tensor:
-    """0.5 mean (V - R)^2; with a clip range, the larger of that and the loss of the clipped value.
+    """Half the mean squared error, 0.5 mean (V - R)^2; with a clip range, 0.5 mean max(clipped, unclipped).
+
+    The factor 0.5 is part of this loss, so `vf_coef` weighs half the squared error.
 
     Args:
         values: [B], with gradient.
         returns: [B].
         old_values: [B], of the behaviour weights; needed if `clip_range` is given.
-        clip_range: how far a value may move from its old one before its loss is kept from falling.
+        clip_range: how far a value may move from the old one before its loss stops decreasing.
+
+    Raises:
+        ValueError: a clip range without old values.
     """
     loss = (values - returns).square()
     if clip_range is not None:

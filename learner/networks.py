@@ -1,4 +1,4 @@
-"""Layers and networks with the initial weights that PPO wants."""
+"""Layers and networks with the initial weights that PPO needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mlp(
 
     Args:
         sizes: inputs, hidden sizes, outputs.
-        output_gain: of the last layer; hidden layers have sqrt(2).
+        output_gain: of the last layer; that of hidden layers is sqrt(2).
         generator: draws the weights.
         activation: a name in `ACTIVATIONS`.
     """
@@ -56,15 +56,15 @@ class NatureCNN(nn.Module):
     Args:
         channels, height, width: of the images; height and width are at least `MIN_SIZE`.
         generator: draws the weights.
-        features: length of the result.
     """
 
-    MIN_SIZE = 36
-    """Less leaves nothing for the third convolution."""
+    FEATURES = 512
+    """Width of the output."""
 
-    def __init__(
-        self, channels: int, height: int, width: int, generator: torch.Generator, features: int = 512
-    ) -> None:
+    MIN_SIZE = 36
+    """Smaller images leave nothing for the third convolution."""
+
+    def __init__(self, channels: int, height: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
         shapes = [(channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
         layers: list[nn.Module] = []
@@ -74,11 +74,11 @@ class NatureCNN(nn.Module):
             layers += [layer, nn.ReLU()]
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         layers.append(nn.Flatten())
-        layers += [linear(64 * height * width, features, math.sqrt(2.0), generator), nn.ReLU()]
+        layers += [linear(64 * height * width, self.FEATURES, math.sqrt(2.0), generator), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
-        """F32[S, features] for images f32[S, C, H, W]."""
+        """Features f32[S, FEATURES] of images f32[S, C, H, W]."""
         features: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return features

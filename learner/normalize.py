@@ -1,4 +1,4 @@
-"""Running statistics that are part of the model: of observations, and of discounted returns."""
+"""Running statistics of observations, which are part of the policy, and of discounted returns."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-Floats = npt.NDArray[np.float64]
+from learner.arrays import Floats
+
 _EPSILON = 1e-8
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all that was seen, merged batch by batch (Chan et al. 1983, eq. 2.1).
+    """Mean and variance of every element counted so far, merged batch by batch (Chan et al. 1983, eq. 2.1).
 
     Args:
-        shape: of one element; every component has moments of its own.
+        shape: of one element; every component has separate moments.
     """
 
     mean: Tensor
@@ -41,7 +42,7 @@ class RunningMoments(nn.Module):
         mean, var = wide.mean(dim=0), wide.var(dim=0, correction=0)
         delta = mean - self.mean
         old = float(self.count)
-        # Before the first batch `var` is only a stand-in: its weight `old` is 0.
+        # Before the first batch `var` is a placeholder: its weight `old` is 0.
         squares = self.var * old + var * seen + delta.square() * (old * seen / total)
         self.mean.add_(delta * (seen / total))
         self.var.copy_(squares / total)
@@ -49,7 +50,7 @@ class RunningMoments(nn.Module):
 
 
 class ObservationNormalizer(RunningMoments):
-    """(x - mean) / std, clipped; frozen but for `update`.
+    """(x - mean) / std, clipped; only `update` changes the statistics.
 
     Args:
         shape: of one observation.
@@ -67,40 +68,42 @@ class ObservationNormalizer(RunningMoments):
         return (centred / torch.sqrt(self.var + _EPSILON)).clamp(-self.clip, self.clip).float()
 
 
-class RewardScaler(RunningMoments):
+class RewardScaler(nn.Module):
     """Divides rewards by the running standard deviation of the discounted return; the mean stays.
 
     Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3.
 
     Args:
-        num_envs: N; each env has a discounted return of its own that is filtered over time. Further ones are
-            added when they occur.
+        num_envs: N; each env has its own discounted return over time. Further envs are added when they occur.
         gamma: discount.
         clip: bound of the scaled rewards.
+
+    Attributes:
+        moments: of the discounted returns.
+        running: f64[N], the discounted return of each env after its last step.
     """
 
     running: Tensor
 
     def __init__(self, num_envs: int, gamma: float, clip: float = 10.0) -> None:
-        super().__init__(())
+        super().__init__()
+        self.moments = RunningMoments(())
         self.gamma = gamma
         self.clip = clip
         self.register_buffer("running", torch.zeros(num_envs, dtype=torch.float64))
 
-    def update(  # type: ignore[override]
-        self, rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike
-    ) -> None:
+    def update(self, rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike) -> None:
         """Count the discounted returns along a rollout.
 
         Args:
             rewards: [S], env after env, in the order of time.
             env_ids: i64[S].
-            ended: bool[S], the episode is over after this step: the return starts anew.
+            ended: bool[S], the episode is over after this step: the return restarts at 0.
         """
         self._make_room(int(np.max(env_ids, initial=-1)) + 1)
         running = self.running.cpu().numpy().copy()
         returns = discounted_sums(rewards, env_ids, ended, self.gamma, running)
-        super().update(torch.from_numpy(returns).to(self.mean.device))
+        self.moments.update(torch.from_numpy(returns).to(self.running.device))
         self.running.copy_(torch.from_numpy(running))
 
     def _make_room(self, num_envs: int) -> None:
@@ -108,19 +111,19 @@ class RewardScaler(RunningMoments):
         self.running = torch.cat([self.running, self.running.new_zeros(missing)])
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As every module's; the number of envs becomes that of the state."""
+        """As in every module; the number of envs becomes that of the state."""
         self.running = self.running.new_zeros(len(state_dict["running"]))
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def scale(self, rewards: npt.ArrayLike) -> Floats:
-        """F64[S] for rewards [S]: the same signs, whatever the unit."""
-        std = float(torch.sqrt(self.var + _EPSILON))
+        """Scaled rewards f64[S] for rewards [S]; signs are kept."""
+        std = float(torch.sqrt(self.moments.var + _EPSILON))
         scaled: Floats = np.clip(np.asarray(rewards, np.float64) / std, -self.clip, self.clip)
         return scaled
 
 
 class RawRewards(nn.Module):
-    """Leaves rewards as they are. In the place of a `RewardScaler`."""
+    """Leaves rewards as they are; a null object in place of a `RewardScaler`."""
 
     def __init__(self, num_envs: int, gamma: float) -> None:
         super().__init__()
@@ -136,14 +139,14 @@ class RawRewards(nn.Module):
 def discounted_sums(
     rewards: npt.ArrayLike, env_ids: npt.ArrayLike, ended: npt.ArrayLike, gamma: float, running: Floats
 ) -> Floats:
-    """R_t = gamma R_{t-1} + r_t, per env and forwards in time, starting anew after the end of an episode.
+    """R_t = gamma R_{t-1} + r_t, per env and forwards in time, restarting at 0 after the end of an episode.
 
     Args:
         rewards: [S], env after env, in the order of time.
         env_ids: i64[S].
         ended: bool[S].
         gamma: discount.
-        running: f64[N], R of each env before the first step; afterwards that after the last one.
+        running: f64[N], R of each env before its first step; overwritten with R after its last step.
 
     Returns:
         f64[S].

@@ -1,8 +1,8 @@
 """Random Network Distillation: a reward for states that are new to the learner (Burda et al. 2018).
 
-A predictor learns what a fixed random network makes of the states that are reached. Where its error is large,
-it has seldom been. Section numbers are those of "Exploration by random network distillation",
-arXiv:1810.12894.
+A predictor learns the outputs of a fixed random network, the target, in the states that are visited. Its
+error is large where it has rarely been. Section numbers are those of "Exploration by random network
+distillation", arXiv:1810.12894.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learner.advantages import gae, next_values
+from learner.arrays import Floats, Ids
 from learner.losses import value_loss
-from learner.normalize import Floats, RewardScaler
+from learner.normalize import RewardScaler
 from learner.rnd_networks import RNDNetworks
 from learner.store import Rollout
 
 _CHUNK = 512  # states per forward pass without gradients: bounds the memory that images take
 
 
-Ids = npt.NDArray[np.int64]
-
-
 class RND:
-    """An intrinsic reward and the advantages of it. Implements `Exploration`.
+    """An intrinsic reward and its advantages. Implements `Exploration`.
 
-    Nothing is shared with the policy: networks, optimiser, gradient norm and generator are RND's own.
+    RND shares nothing with the policy: networks, optimiser, gradient norm and generator are separate.
 
-    The intrinsic stream does not end with an episode: what is new stays new across a reset, and an end must
-    not be something to be afraid of (section 2.3). Only the rollout's last step of an env cuts it, with
-    V(final observation) for what follows.
+    The intrinsic stream does not end with an episode: novelty does not end with it, and the agent must not
+    learn to avoid episode ends (section 2.3). Only an env's last step in the rollout ends it, bootstrapped
+    with V(final observation).
 
     Args:
         observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
         coef: weight of the intrinsic advantages; with 0 the update is the same as without RND, bit for bit.
         gamma: discount of intrinsic rewards.
-        gae_lambda: of their advantage estimate.
+        gae_lambda: lambda of their advantage estimate.
         lr: Adam's step size.
         max_grad_norm: bound on the gradient's norm over predictor and critic together.
-        hidden_sizes: of the networks; images have none.
+        hidden_sizes: of the networks; those of images have none.
         seed: of the initial weights.
         device: of the networks.
+
+    Raises:
+        ValueError: the space is not supported.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class RND:
         self._optimizer = torch.optim.Adam(self._parameters, lr=lr, eps=1e-5, fused=True)
 
     def begin(self, rollout: Rollout) -> RNDUpdate:
-        """See `Exploration`. The intrinsic rewards are those of the present predictor and statistics."""
+        """See `Exploration`. Intrinsic rewards are computed with the current predictor and statistics."""
         states = _States(rollout, self.device)
         if not self.networks.has_statistics:
-            # An untrained policy has played these: the random steps of section 2.4.
+            # An untrained policy has played these steps; they stand in for the random ones of section 2.4.
             self.networks.update_statistics(states.next())
         targets, intrinsic_rewards, values = self._targets_rewards_and_values(states)
         rewards = self.returns.scaled(intrinsic_rewards, rollout.env_ids)
@@ -93,7 +93,7 @@ class RND:
 
     @torch.no_grad()
     def _targets_rewards_and_values(self, states: _States) -> tuple[Tensor, Floats, Floats]:
-        """The target's outputs f32[S, K] of next states, their novelty f64[S]; V of all states f64[S + E]."""
+        """Target outputs f32[S, K] and intrinsic rewards f64[S] of next states; V f64[S + E] of all."""
         targets, intrinsic_rewards = [], []
         for rows in states.next():
             inputs = self.networks.preprocess(rows)
@@ -104,7 +104,7 @@ class RND:
         return torch.cat(targets), _floats(intrinsic_rewards), _floats(values)
 
     def _advantages(self, rewards: Floats, values: Floats, rollout: Rollout) -> Floats:
-        """F64[S]. The lambda chain runs on to the last step of an env, whatever ended on the way."""
+        """Advantages f64[S]. The lambda chain continues to an env's last step, across ends of episodes."""
         last = rollout.last_of_env
         at_ends = values[len(rollout) :]
         following = next_values(values[: len(rollout)], last, at_ends[last[rollout.ends]])
@@ -119,7 +119,7 @@ class RND:
         self._optimizer.zero_grad()
         (distillation + critic_loss).backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        if bool(torch.isfinite(norm)):  # as in the update of the policy: nothing else may reach the weights
+        if bool(torch.isfinite(norm)):  # as in PPO's update, a non-finite gradient is skipped
             self._optimizer.step()
         return distillation.item(), critic_loss.item()
 
@@ -167,28 +167,42 @@ class RNDUpdate:
         return self._metrics | {"rnd_loss": float(means[0]), "rnd_value_loss": float(means[1])}
 
 
-class ReturnFilter(RewardScaler):
+class ReturnFilter:
     """Divides intrinsic rewards by the running standard deviation of their discounted sums (section 2.4).
 
-    The sum of each env is filtered forwards in time over the whole run: a reset does not end it, and it goes
-    on from one rollout to the next.
+    Each env has one sum over the whole run: neither a reset nor the end of a rollout ends it.
 
     Args:
         gamma: discount.
     """
 
     def __init__(self, gamma: float) -> None:
-        super().__init__(0, gamma, clip=math.inf)
+        self.gamma = gamma
+        self._scaler = RewardScaler(0, gamma, clip=math.inf)
 
     @property
     def std(self) -> float:
         """Of the discounted sums so far."""
-        return math.sqrt(float(self.var))
+        return math.sqrt(float(self._scaler.moments.var))
+
+    @property
+    def sums(self) -> Floats:
+        """The discounted sum of each env, f64[N]."""
+        sums: Floats = self._scaler.running.numpy()
+        return sums
 
     def scaled(self, rewards: Floats, env_ids: Ids) -> Floats:
-        """F64[S] for rewards f64[S], env after env in the order of time, which are counted first."""
-        self.update(rewards, env_ids, np.zeros(len(rewards), np.bool_))
-        return self.scale(rewards)
+        """Scaled rewards f64[S] for rewards f64[S], env after env in the order of time, after counting."""
+        self._scaler.update(rewards, env_ids, np.zeros(len(rewards), np.bool_))
+        return self._scaler.scale(rewards)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and their moments."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._scaler.load_state_dict(state)
 
 
 class _States:
@@ -212,16 +226,16 @@ class _States:
         yield from self._rows.split(_CHUNK)
 
     def next(self) -> Iterator[Tensor]:
-        """What followed each step, before any reset: [S, *O] as `Rollout.next_obs`, in chunks."""
+        """The observations [S, *O] after each step, before any reset, in chunks."""
         for rows in self._following.split(_CHUNK):
             yield self._rows[rows]
 
     def before(self, rows: Tensor) -> Tensor:
-        """The observations [B, *O] of steps i64[B]."""
+        """The observations [B, *O] before steps i64[B]."""
         return self._rows[rows]
 
     def after(self, rows: Tensor) -> Tensor:
-        """What followed the steps i64[B]: [B, *O]."""
+        """The observations [B, *O] after steps i64[B], before any reset."""
         return self._rows[self._following[rows]]
 
 
@@ -230,7 +244,7 @@ class RNDBatch(NamedTuple):
 
     Attributes:
         states: of S steps.
-        targets: f32[S, K], the target's outputs of what followed each.
+        targets: f32[S, K], the target's outputs for the observation after each.
         returns: f32[S], intrinsic.
     """
 

@@ -1,4 +1,4 @@
-"""The networks of Random Network Distillation, and what they see of an observation."""
+"""The networks of Random Network Distillation and their inputs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.encoders import CompositeEncoder, Encoder, channels_first, is_image, make_encoder
+from learner.encoders import CompositeEncoder, Encoder, make_encoder
+from learner.images import channel_count_and_sides, channels_first, is_image
 from learner.networks import NatureCNN, mlp
 from learner.normalize import ObservationNormalizer
 from learner.spaces import is_composite
 
-_VECTOR_WIDTH = 64  # of the target's output if there are no hidden sizes to take it from
+_VECTOR_WIDTH = 64  # of the target's output if there are no hidden sizes
 _SEED_KEY = 0x524E44  # "RND": the policy draws its weights with the bare seed
-
-IMAGE_FEATURES = 512
-"""The width of what a NatureCNN makes of an image, and of the layers behind it."""
 
 
 class RNDNetworks(nn.Module):
-    """Everything that sees observations: how they are normalised, the target, its predictor, and the critic.
+    """The encoder of observations with its statistics, the target, its predictor, and the critic.
 
     Args:
         space: of the observations.
@@ -41,7 +39,7 @@ class RNDNetworks(nn.Module):
         hidden = tuple(hidden_sizes) if self.encoder.needs_hidden_layers else ()
         width = hidden[-1] if hidden else _VECTOR_WIDTH
         if any(isinstance(part, PixelEncoder) for part in self.encoder.modules()):
-            width = IMAGE_FEATURES
+            width = NatureCNN.FEATURES
         gain = math.sqrt(2.0)
         self.target = RNDNetwork(self.encoder, [*hidden, width], gain, generator).requires_grad_(False)
         self.predictor = RNDNetwork(self.encoder, [*hidden, width, width, width], gain, generator)
@@ -49,12 +47,12 @@ class RNDNetworks(nn.Module):
 
     @property
     def has_statistics(self) -> bool:
-        """Whether observations have been counted; True if there is nothing that has to be."""
+        """Whether every normaliser has counted observations; true if there is no normaliser."""
         normalizers = [part for part in self.encoder.modules() if isinstance(part, ObservationNormalizer)]
         return all(float(normalizer.count) > 0.0 for normalizer in normalizers)
 
     def preprocess(self, rows: Tensor) -> Tensor:
-        """What the networks see of rows [S, *O]: f32[S, P]."""
+        """The networks' inputs f32[S, P] for rows [S, *O]."""
         return self.encoder.preprocess(rows)
 
     def update_statistics(self, chunks: Iterable[Tensor]) -> None:
@@ -67,7 +65,7 @@ class RNDNetwork(nn.Module):
     """Linear layers behind the vector of an observation; the images in it go through a NatureCNN first.
 
     Args:
-        encoder: made the vectors.
+        encoder: produces the vectors.
         sizes: of the linear layers: hidden sizes and outputs.
         output_gain: of the last layer.
         generator: draws the weights.
@@ -84,7 +82,7 @@ class RNDNetwork(nn.Module):
             _image_stem(part.image_shape, generator) if isinstance(part, PixelEncoder) else nn.Identity()
             for part in parts
         )
-        features = sum(part.features if part.needs_hidden_layers else IMAGE_FEATURES for part in parts)
+        features = sum(part.features if part.needs_hidden_layers else NatureCNN.FEATURES for part in parts)
         self.layers = mlp([features, *sizes], output_gain, generator, "relu")
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -96,7 +94,7 @@ class RNDNetwork(nn.Module):
 
 
 def _image_stem(shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:
-    return nn.Sequential(nn.Unflatten(1, shape), NatureCNN(*shape, generator, IMAGE_FEATURES))
+    return nn.Sequential(nn.Unflatten(1, shape), NatureCNN(*shape, generator))
 
 
 def flat_encoder(space: gym.Space[Any]) -> Encoder:
@@ -116,7 +114,7 @@ class PixelEncoder(Encoder):
     """Images as vectors of pixels, each by its own running mean and standard deviation.
 
     Args:
-        space: a Box for which `learner.encoders.is_image` holds.
+        space: a Box for which `learner.images.is_image` holds.
 
     Attributes:
         image_shape: (C, H, W), the order in which the pixels lie.
@@ -127,9 +125,8 @@ class PixelEncoder(Encoder):
     def __init__(self, space: gym.spaces.Box) -> None:
         super().__init__()
         self._to_channels = channels_first(space.shape)
-        channels, height, width = self._to_channels(torch.empty(1, *space.shape, device="meta")).shape[1:]
-        self.image_shape = (channels, height, width)
-        self.features = channels * height * width
+        self.image_shape = channel_count_and_sides(space.shape)
+        self.features = math.prod(self.image_shape)
         self.normalizer = _normalizer((self.features,))
 
     def preprocess(self, rows: Tensor) -> Tensor:
@@ -138,6 +135,7 @@ class PixelEncoder(Encoder):
         return pixels
 
     def update_statistics(self, rows: Tensor) -> None:
+        """See `Encoder`."""
         self.normalizer.update(self._to_channels(rows).flatten(start_dim=1))
 
 

@@ -21,7 +21,7 @@ _TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
     Path: ((str, os.PathLike), "a path"),
     type(None): ((type(None),), "null"),
 }
-"""What a setting of a type may be, and that in words."""
+"""The accepted Python types of a setting, and their description in messages."""
 
 
 class ConfigError(ValueError):
@@ -33,16 +33,16 @@ Rule = tuple[str, Callable[[Any], bool], str]
 
 
 def check(config: Any, rules: tuple[Rule, ...]) -> None:
-    """See that the fields of a config have their types, and apply the rules.
+    """Check that the fields of a config have their annotated types and satisfy the rules.
 
-    None passes where it is the default.
+    A field whose default is None may be None.
 
     Args:
         config: a dataclass.
         rules: see `Rule`.
 
     Raises:
-        ConfigError: the first field that has another type or breaks its rule.
+        ConfigError: names the first field that has another type or breaks its rule.
     """
     for name, hint in get_type_hints(type(config)).items():
         if not has_type(getattr(config, name), hint):
@@ -56,10 +56,15 @@ def check(config: Any, rules: tuple[Rule, ...]) -> None:
 
 
 def require(allowed: Callable[[Any], bool], words: str, **values: Any) -> None:
-    """One rule for some settings that are no config's.
+    """Check keyword arguments that belong to no config dataclass.
+
+    Args:
+        allowed: a predicate.
+        words: what it allows.
+        values: by name.
 
     Raises:
-        ConfigError: the first of them that breaks it.
+        ConfigError: names the first value that breaks the rule.
     """
     for name, value in values.items():
         if not allowed(value):
@@ -67,23 +72,27 @@ def require(allowed: Callable[[Any], bool], words: str, **values: Any) -> None:
 
 
 def require_counts(**values: Any) -> None:
-    """`require` of numbers of things, of which there has to be one."""
+    """Require integers of at least 1.
+
+    Raises:
+        ConfigError: names the first value that is something else.
+    """
     require(is_integer, "an integer, at least 1", **values)
 
 
 def is_integer(value: Any, least: int = 1) -> bool:
-    """Whether a value is an integer and at least so large; true and false are none."""
+    """Whether a value is an integer of at least `least`; true and false are not integers."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_number(value: Any, above: float = -math.inf) -> bool:
-    """Whether a value is a finite number above a bound."""
+    """Whether a value is a finite number greater than `above`; true and false are not numbers."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and above < value < math.inf
 
 
 def has_type(value: Any, hint: Any) -> bool:
-    """Whether a value is what the annotation of a setting says. NumPy's scalars count as Python's."""
+    """Whether a value matches a type annotation. NumPy's scalars count as Python's."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in parts
@@ -94,7 +103,7 @@ def has_type(value: Any, hint: Any) -> bool:
         return items and all(has_type(item, parts[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping)
-    if hint not in _TYPES:  # of a subclass's own
+    if hint not in _TYPES:  # the type of a field that a subclass of the config added
         return True
     return isinstance(value, _TYPES[hint][0]) and (hint is bool or not isinstance(value, bool))
 

@@ -88,6 +88,11 @@ def numbered_batch(policy, size, exploration=None):
     )
 
 
+def env_log_prob(head, outputs, actions):
+    """Log-density of the env actions that belong to `actions`, [S] (change of variables)."""
+    return head.log_prob(outputs, actions) - head.log_det(actions)
+
+
 class Watch:
     """Sees what the actor is asked during an update: one entry per minibatch, in order.
 

@@ -226,15 +226,15 @@ MUTATIONS = (
     Mutation(
         "RND: rewards are not normalised",
         "learner/rnd.py",
-        "        return self.scale(rewards)\n",
+        "        return self._scaler.scale(rewards)\n",
         "        return rewards\n",
         ("learner/test_rnd.py",),
     ),
     Mutation(
         "RND: the filter runs over envs instead of time",
         "learner/rnd.py",
-        "self.update(rewards, env_ids, np.zeros(len(rewards), np.bool_))",
-        "self.update(rewards, np.zeros(len(rewards), np.int64), np.zeros(len(rewards), np.bool_))",
+        "self._scaler.update(rewards, env_ids, np.zeros(len(rewards), np.bool_))",
+        "self._scaler.update(rewards, np.zeros(len(rewards), np.int64), np.zeros(len(rewards), np.bool_))",
         ("learner/test_rnd.py",),
     ),
     Mutation(

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from learner_helpers import env_log_prob
 from torch.distributions import (
     AffineTransform,
     Categorical,
@@ -92,7 +93,7 @@ def test_env_log_prob_equals_torchs_transformed_distribution():
         env_actions = transform(env_actions)
     expected = reference.log_prob(env_actions)
     torch.testing.assert_close(
-        head.env_log_prob(f64(MEANS), f64(ACTIONS)).detach(), expected, rtol=1e-10, atol=0.0
+        env_log_prob(head, f64(MEANS), f64(ACTIONS)).detach(), expected, rtol=1e-10, atol=0.0
     )
     np.testing.assert_allclose(head.to_env(np.array(ACTIONS)), env_actions, rtol=1e-6)
 
@@ -111,7 +112,7 @@ def test_the_density_of_the_env_action_integrates_to_1():
     env_actions = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     actions = np.arctanh((env_actions - (low + high) / 2) / ((high - low) / 2))
     means = f64([0.4, -0.2]).expand(len(actions), 2)
-    density = head.env_log_prob(means, f64(actions)).exp()
+    density = env_log_prob(head, means, f64(actions)).exp()
     assert density.sum().item() * np.prod((high - low) / cells) == pytest.approx(1.0, abs=1e-6)
 
 
@@ -120,7 +121,7 @@ def test_gradients_are_finite_far_out(dtype):
     head = gaussian(box([-1.0], [3.0])).to(dtype)
     actions = torch.linspace(-20.0, 20.0, 81, dtype=dtype).unsqueeze(1).requires_grad_()
     means = torch.zeros(81, 1, dtype=dtype, requires_grad=True)
-    head.env_log_prob(means, actions).sum().backward()
+    env_log_prob(head, means, actions).sum().backward()
     for gradient in (actions.grad, means.grad, head.log_std.grad):
         assert torch.isfinite(gradient).all()
     # d/d mean of log N(u; mean, 1) is u - mean: it is not lost where tanh is flat
@@ -140,9 +141,8 @@ def test_actions_of_any_shape_are_summed_over_all_dimensions():
     head, flat = gaussian(box(np.full((2, 3), -1.0), np.ones((2, 3)))), gaussian(box([-1.0] * 6, [1.0] * 6))
     actions = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     means = torch.zeros(5, 6, dtype=torch.float64)
-    for method in ("log_prob", "env_log_prob"):
-        found = getattr(head, method)(means, actions)
-        assert torch.equal(found, getattr(flat, method)(means, actions.flatten(1)))
+    assert torch.equal(head.log_prob(means, actions), flat.log_prob(means, actions.flatten(1)))
+    assert torch.equal(head.log_det(actions), flat.log_det(actions.flatten(1)))
     noise = np.arange(12.0, dtype=np.float32).reshape(2, 6)
     np.testing.assert_array_equal(head.sample(np.ones((2, 6)), noise), 1.0 + noise.reshape(2, 2, 3))
     assert head.to_env(actions.numpy()).shape == (5, 2, 3)
@@ -337,6 +337,20 @@ def test_other_action_spaces_are_refused_in_one_line(space):
             make_head(refused)
         assert "\n" not in str(caught.value)
         assert f"action space {type(space).__name__}(" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Discrete(2**40),
+        gym.spaces.MultiDiscrete([2**62, 2**62, 2**62]),  # as an int64 the sum would be negative
+        gym.spaces.Dict(code=gym.spaces.Discrete(2**40), speed=box(-2.0, 1.0)),
+        gym.spaces.Tuple([gym.spaces.Discrete(200_000)] * 2),
+    ],
+)
+def test_more_choices_than_memory_holds_are_refused_in_one_line(space):
+    with pytest.raises(ValueError, match=r"^[0-9,]+ choices are too many: the limit is 262,144 for actions$"):
+        make_head(space)
 
 
 # ---- Gaussian: shapes and first deviations

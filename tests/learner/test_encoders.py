@@ -15,6 +15,8 @@ from learner.networks import NatureCNN
 from learner.normalize import ObservationNormalizer
 from workers.rows import pack
 
+INF = np.inf
+
 
 def encoder_of(space, normalizer=None, seed=0):
     return make_encoder(space, torch.Generator().manual_seed(seed), normalizer)
@@ -57,6 +59,40 @@ def test_multi_discrete_of_any_shape_is_flattened():
 
 def test_multi_binary_is_as_it_is():
     assert features(MultiBinary([2, 2]), np.array([[[0, 1], [1, 1]]], np.int8)) == [[0, 1, 1, 1]]
+
+
+HUGE = [
+    Discrete(2**40),
+    Discrete(2**18 + 1),
+    MultiDiscrete([2**62, 2**62, 2**62]),  # as an int64 the sum would be negative
+    MultiDiscrete(np.full((600, 600), 2)),
+    Dict(code=Discrete(2**40), place=Box(0, 1, (2,), np.float32)),
+    Dict({str(k): Discrete(200_000) for k in range(2)}),
+    Tuple([Tuple([Discrete(2**40)])]),
+]
+
+
+@pytest.mark.parametrize("space", HUGE)
+def test_more_choices_than_memory_holds_are_refused_in_one_line(space):
+    with pytest.raises(ValueError, match=r"are too many: the limit is 262,144 for .*encoder") as caught:
+        encoder_of(space)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_refusal_says_how_many_choices_there_are():
+    with pytest.raises(ValueError, match=r"^13,835,058,055,282,163,712 choices"):
+        encoder_of(HUGE[2])
+
+
+def test_many_choices_are_one_hot_up_to_the_limit():
+    encoder = encoder_of(Discrete(2**18, start=5))
+    (found,) = encode(encoder, [2**18 + 4])
+    assert (found.nonzero().tolist(), len(found)) == ([[2**18 - 1]], 2**18)
+
+
+def test_a_mask_is_no_choice():
+    space = Dict(action_mask=MultiDiscrete(np.full(2**17 + 1, 2)), obs=Discrete(3))
+    assert encoder_of(space).features == 3
 
 
 # ---- vectors
@@ -202,9 +238,13 @@ def test_pixels_are_divided_by_the_upper_bound():
         Box(0, 255, (84, 35), np.uint8),
         Box(0, 255, (8, 8, 3), np.uint8),
         Box(0, 255, (2, 2, 2, 40, 40), np.uint8),
-        Box(0.0, 1.0, (84, 84, 3), np.float32),
-        Box(0, 255, (84, 84, 3), np.int64),
-        Box(0, 1, (84, 84), np.bool_),
+        Box(0.0, 1.0, (35, 84, 3), np.float32),
+        Box(-1.0, 1.0, (84, 84, 3), np.float32),
+        Box(0.0, 2.0, (84, 84, 3), np.float64),
+        Box(-INF, INF, (84, 84, 3), np.float32),
+        Box(-255, 255, (84, 84, 3), np.int16),
+        Box(0, 65535, (84, 84), np.uint16),
+        Box(np.zeros((84, 84)), np.where(np.eye(84), 255.0, 1.0), dtype=np.float64),  # two scales
     ],
 )
 def test_other_boxes_are_vectors(space):
@@ -213,6 +253,25 @@ def test_other_boxes_are_vectors(space):
     assert encoder.features == math.prod(space.shape)
     assert not encoder.is_trainable
     assert encoder.needs_hidden_layers
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "float16", "float32", "float64"])
+def test_images_of_any_dtype_are_known_by_their_bounds(dtype):
+    """The CNN sees what it sees of the same image in bytes."""
+    plain = np.stack([image(40, 36, 3), 250 - image(40, 36, 3)]).transpose(0, 2, 3, 1)
+    top = 1 if dtype in ("bool", "int8") else 255
+    rows = plain if top == 255 else plain > 125
+    encoder = encoder_of(Box(0, top, (40, 36, 3), np.dtype(dtype)))
+    assert isinstance(encoder, ImageEncoder)
+    same = encoder_of(Box(0, top, (40, 36, 3), np.uint8))
+    found, want = pixels_of(encoder, rows.astype(dtype)), pixels_of(same, rows.astype(np.uint8))
+    np.testing.assert_array_equal(found, want)
+
+
+def test_floats_between_0_and_1_reach_the_cnn_as_they_are():
+    rows = np.linspace(0.0, 1.0, 40 * 36, dtype=np.float32).reshape(1, 40, 36)
+    space = Box(0.0, 1.0, (40, 36), np.float32)
+    np.testing.assert_array_equal(pixels_of(encoder_of(space, ObservationNormalizer), rows)[0], rows)
 
 
 def test_small_images_are_vectors_of_scaled_bytes():

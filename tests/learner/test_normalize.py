@@ -290,7 +290,7 @@ def test_rewards_are_divided_by_the_std_of_the_discounted_return_and_nothing_els
         sums.append(discounted_sums(rewards, env_ids, ended, 0.9, running))
         std = np.concatenate(sums).std()
         np.testing.assert_allclose(scaler.scale(rewards), rewards / std, rtol=1e-7)
-    assert float(scaler.count) == 1200
+    assert float(scaler.moments.count) == 1200
 
 
 def test_signs_and_zeros_are_kept():
@@ -367,11 +367,11 @@ def test_a_return_goes_on_over_rounds_where_the_episode_does():
     learner.prepare(make_rollout(first, continues=[1, 3]))
     np.testing.assert_allclose(scaler_of(learner).running, [3.0, 0.0, 5.0])
     sums = [1.0, 2.9, 3.0, 1.0, 1.9, 2.71, 5.0]
-    np.testing.assert_allclose(float(scaler_of(learner).var), np.var(sums), rtol=1e-12)
+    np.testing.assert_allclose(float(scaler_of(learner).moments.var), np.var(sums), rtol=1e-12)
     batch = learner.prepare(make_rollout([episode(0, [1.0], False), episode(2, [1.0], True)], continues=[0]))
     np.testing.assert_allclose(scaler_of(learner).running, [0.9 * 3.0 + 1.0, 0.0, 0.0])
     sums += [0.9 * 3.0 + 1.0, 0.9 * 5.0 + 1.0]
-    np.testing.assert_allclose(float(scaler_of(learner).var), np.var(sums), rtol=1e-12)
+    np.testing.assert_allclose(float(scaler_of(learner).moments.var), np.var(sums), rtol=1e-12)
     # the values of all these observations are the same, V(0)
     value = float(batch.values[0])
     expected = [1.0 / np.std(sums) + 0.9 * value - value, 1.0 / np.std(sums) - value]

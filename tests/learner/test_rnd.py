@@ -165,11 +165,11 @@ def test_the_filter_runs_on_within_each_env():
     rewards, env_ids = np.ones(6), np.array([0, 0, 0, 2, 2, 2])
     scaled = scaler.scaled(rewards, env_ids)
     sums = np.array([1.0, 1.99, 2.9701] * 2)
-    np.testing.assert_allclose(scaler.running.numpy(), [2.9701, 0.0, 2.9701], rtol=1e-12)
+    np.testing.assert_allclose(scaler.sums, [2.9701, 0.0, 2.9701], rtol=1e-12)
     assert scaler.std == pytest.approx(sums.std(), rel=1e-12)
     np.testing.assert_allclose(scaled, 1.0 / sums.std(), rtol=1e-6)
     scaler.scaled(np.ones(1), np.array([2]))
-    assert float(scaler.running[2]) == pytest.approx(1.0 + 0.99 * 2.9701, rel=1e-12)
+    assert scaler.sums[2] == pytest.approx(1.0 + 0.99 * 2.9701, rel=1e-12)
 
 
 def slow_advantages(rewards, values, next_values, env_ids, gamma, gae_lambda):
@@ -198,7 +198,7 @@ def test_advantages_against_a_slow_reference():
     next_values = np.array([*values[1:8], finals[2], values[9], finals[3]])
     raw = novelty(rnd, rollout.next_obs())
     found = rnd.begin(rollout).advantages
-    scaled = raw / np.sqrt(float(rnd.returns.var) + 1e-8)
+    scaled = raw / np.sqrt(rnd.returns.std**2 + 1e-8)
     want = 0.25 * slow_advantages(scaled, values, next_values, rollout.env_ids, 0.9, 0.8)
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-6)
     assert found.dtype == np.float64
@@ -309,6 +309,7 @@ SPACES = {
     "binary": gym.spaces.MultiBinary(4),
     "image": IMAGE,
     "stack": gym.spaces.Box(0, 255, (2, 40, 36), np.uint8),
+    "floats": gym.spaces.Box(0.0, 1.0, (40, 36), np.float32),
     "dict": gym.spaces.Dict(
         {"eye": IMAGE, "n": gym.spaces.MultiBinary(2), "action_mask": gym.spaces.MultiBinary(3)}
     ),
@@ -329,6 +330,11 @@ def test_every_kind_of_observation(name):
     assert all(np.isfinite(value) for value in last.values())
     if name == "dict":
         assert rnd.networks.target.layers[0].in_features == 512 + 2, "the mask is no observation"
+
+
+def test_more_choices_than_memory_holds_are_refused():
+    with pytest.raises(ValueError, match=r"^262,145 choices are too many: .*without --rnd"):
+        RND(gym.spaces.Discrete(2**18 + 1), **SMALL)
 
 
 def test_images_are_normalised_per_pixel():

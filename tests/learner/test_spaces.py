@@ -6,7 +6,9 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from learner import spaces
 from learner.spaces import leaves, row_field, torch_dtype, unpack
+from workers import wrappers
 from workers.rows import RowCodec
 
 # Odd numbers of bytes before wide numbers: nothing but the first leaf is aligned.
@@ -201,3 +203,7 @@ def test_what_has_no_numbers_in_a_fixed_shape_is_refused_wherever_it_is(space):
     for holder in (space, Dict(a=Discrete(2), b=space), Tuple([Dict(c=space)])):
         with pytest.raises(ValueError, match="its elements are not numeric arrays"):
             row_field(holder)
+
+
+def test_envs_and_learner_give_the_mask_the_same_key():
+    assert spaces.MASK_KEY == wrappers.MASK_KEY
