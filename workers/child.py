@@ -15,7 +15,7 @@ import numpy as np
 from workers.block import EnvBlock
 from workers.channel import Channel
 from workers.envs import EnvFactory
-from workers.errors import EnvFailure
+from workers.errors import EnvFailure, describe, one_line
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.slab import Array, SlabLayout
 
@@ -112,10 +112,10 @@ def _detach(parent_pid: int | None) -> None:
 
 def _report(channel: Channel, incarnation: int, sequence: int, error: BaseException) -> None:
     """Tell the learner in text: an exception object may not be picklable, text always is."""
-    # An EnvFailure says it all; the text of other errors means little without their names ("3", "'x'").
-    lines = [str(error)] if isinstance(error, EnvFailure) else traceback.format_exception_only(error)
-    summary = " ".join("".join(lines).split())
-    text = "".join(traceback.format_exception(error))
+    if isinstance(error, EnvFailure):
+        summary, text = one_line(error), error.traceback
+    else:  # the text of other errors means little without their names ("3", "'x'")
+        summary, text = describe(error), "".join(traceback.format_exception(error))
     payload = f"{summary}\0{text}".encode(errors="replace")
     try:
         channel.send(Frame(Kind.ERROR, incarnation, sequence, payload), timeout=5.0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 import signal
 import traceback
 from collections.abc import Sequence
 
 USER_ERRORS = (Exception, SystemExit)
 """What an env may raise. `sys.exit()` in an env is a failure of the env, not an order to the learner."""
+
+_REPR = reprlib.Repr()
+_REPR.maxother = _REPR.maxstring = _REPR.maxlong = 120
 
 
 class EnvError(ValueError):
@@ -38,6 +42,12 @@ class EnvFailure(Exception):
 
     The message names env, episode and step; `__cause__` is the env's own exception, if it raised one.
     """
+
+    @property
+    def traceback(self) -> str:
+        """The traceback of the env's own exception as text, "" if the env raised none."""
+        cause = self.__cause__
+        return "" if cause is None else "".join(traceback.format_exception(cause))
 
 
 class ProtocolError(RuntimeError):
@@ -94,6 +104,11 @@ def describe(error: BaseException) -> str:
     """Type and message of an exception in one line: "ValueError: no such file"."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """The repr of any value in one line of bounded length."""
+    return " ".join(_REPR.repr(value).split())
 
 
 def describe_exit(exitcode: int | None) -> str:

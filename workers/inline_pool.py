@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class InlinePool:
             worker=0,
             env_ids=range(self.num_envs),
             last_command=command,
-            traceback="".join(traceback.format_exception(error)),
+            traceback=error.traceback,
         )
 
     def close(self) -> None:

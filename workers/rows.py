@@ -3,6 +3,7 @@
 A *plain* space (Box, Discrete, MultiDiscrete, MultiBinary) has rows of its own shape and dtype. A
 *composite* one (Dict, Tuple, nested at will) has rows u8[B]: the bytes of its leaves one after the other,
 depth first, in the order in which the space iterates, in native byte order and without gaps.
+Rows are packed here, and taken apart in learner/spaces.py; neither imports the other, and tests compare them.
 
 A path names a part of an element as Python would: `['goal'][1]`; "" is the element itself.
 """
@@ -16,10 +17,12 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-Array = npt.NDArray[Any]
+from workers.arrays import Array
+from workers.errors import describe, shown
+
+_MaskedArray = np.ma.MaskedArray
 Elements: TypeAlias = "list[Any] | Array"
 
 
@@ -120,44 +123,119 @@ class Leaf:
 
     @property
     def nbytes(self) -> int:
+        """The length of one value in a row of a composite space, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def array(self, value: Any) -> Array:
         """The value as an array that can be written without changing it.
 
-        Lists, scalars and wider floats are taken. NumPy would broadcast a size-1 observation, and wrap
-        300 to the uint8 44, without a word: whatever could change a value is refused.
+        Lists, scalars, wider floats (rounded when they are written), and numbers of another dtype that hold
+        the same values are taken, and one element in any shape where the space has one element. NumPy would
+        broadcast a size-1 observation, and wrap 300 to the uint8 44, silently: what could change a value is
+        refused.
 
         Raises:
-            RowError: another shape or dtype.
+            RowError: another shape, or values that the dtype cannot hold.
         """
         if type(value) is not np.ndarray or value.dtype != self.dtype:
             value = self._converted(value)
         if value.shape != self.shape:
-            raise RowError(f"{self.label} of shape {value.shape}, its space says {self.shape}")
+            value = self._reshaped(value)
         array: Array = value
         return array
 
     def error_for(self, value: Any) -> RowError:
-        """What is wrong with a value that does not hold."""
-        if self.dtype.kind == "f":
-            return RowError(f"{self.label} that is not finite: {value}")
-        return RowError(f"{self.label} outside of its space {self.space}: {value}")
+        """What is wrong with a value for which `is_valid` is false."""
+        array = np.asarray(value)
+        if self.dtype.kind != "f":
+            return RowError(f"{self.label} outside of its space {self.space}: {shown(array.tolist())}")
+        index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        return RowError(f"{self.label} that is not finite as {self.dtype}: {array[index]}{_at(index)}")
+
+    def _reshaped(self, array: Array) -> Array:
+        if array.size == math.prod(self.shape) == 1:
+            return array.reshape(self.shape)
+        raise RowError(f"{self.label} of shape {array.shape}, its space says {self.shape}")
 
     def _converted(self, value: Any) -> Array:
         try:
             array = np.asarray(value)
-        except ValueError as error:
-            raise RowError(f"{self.label} that is no array: ValueError: {error}") from error
-        if array.dtype != self.dtype and not self._takes(array):
-            raise RowError(f"{self.label} of dtype {array.dtype}, its space says {self.dtype}")
+        except Exception as error:  # `__array__` is the user's code, and lists may be ragged
+            raise RowError(f"{self.label} that is no array: {describe(error)}") from error
+        if array is not value and isinstance(value, _MaskedArray) and np.ma.is_masked(value):
+            raise RowError(f"{self.label} with masked elements, whose values are unknown")
+        # First what is usual: this is part of the hot path. Wider floats are rounded when they are written.
+        if array.dtype == self.dtype or array.dtype.kind == self.dtype.kind == "f":
+            return array
+        array = self._numbers(array, value)
+        exact = cast_exactly(array, self.dtype)
+        if exact is None:
+            raise self.misfit_error(array)
+        return exact
+
+    def _numbers(self, array: Array, value: Any) -> Array:
+        """The array of numbers or bools; `value` is what it was made of."""
+        if array.dtype.kind == "O" and array.shape:  # numbers of several types, as from a data frame
+            array = np.asarray(array.tolist())
+        if array.dtype.kind not in "biuf":
+            found = f"type {type(value).__name__}" if array.shape == () else f"dtype {array.dtype}"
+            raise RowError(f"{self.label} of {found}, its space says {self.dtype} of shape {self.shape}")
         return array
 
-    def _takes(self, array: Array) -> bool:
-        if _both(array.dtype, self.dtype, "f") or np.can_cast(array.dtype, self.dtype, "safe"):
-            return True
-        # A wider integer is fine as long as its values fit: envs often return int64 for int8.
-        return _both(array.dtype, self.dtype, "iu") and bool((array == array.astype(self.dtype)).all())
+    def misfit_error(self, array: Array) -> RowError:
+        """Which number the dtype cannot hold."""
+        found = f"{self.label} of dtype {array.dtype}, its space says {self.dtype}"
+        for index, number in np.ndenumerate(array):
+            if cast_exactly(np.asarray(number), self.dtype) is None:
+                return RowError(f"{found}, which cannot hold {number}{_at(index)}")
+        return RowError(found)
+
+
+def cast_exactly(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """An array of numbers or bools in another dtype; None if that would change a value.
+
+    From float to float, rounding is allowed, but not overflow.
+    """
+    source, target = array.dtype.kind, dtype.kind
+    if source == target == "f":
+        return _rounded(array, dtype)
+    if source == "f":
+        is_exact = _are_integers_within(array, dtype)
+    elif target == "f":  # a "safe" cast to NumPy, from int64 to float64 too, which rounds beyond 2**53
+        is_exact = source == "b" or _are_exact_as(array, dtype)
+    else:  # a wider integer is fine as long as its values fit: envs often return int64 for int8
+        is_exact = bool((array == array.astype(dtype)).all())
+    return array.astype(dtype) if is_exact else None
+
+
+def _rounded(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    try:
+        with np.errstate(over="raise", under="ignore"):
+            return array.astype(dtype)
+    except FloatingPointError:
+        return None
+
+
+def _are_integers_within(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether floats are integers that an integer or bool dtype can hold."""
+    if dtype.kind == "b":
+        return bool(((array == 0) | (array == 1)).all())
+    limits = np.iinfo(dtype)
+    values = array.astype(np.float64) if array.dtype.itemsize < 8 else array
+    # The largest int64 is no float, but one more is. NaN fails every comparison.
+    fits = (values >= float(limits.min)) & (values < float(limits.max + 1)) & (values == np.floor(values))
+    return bool(fits.all())
+
+
+def _are_exact_as(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether a float dtype can hold each of the integers."""
+    limit = 2 ** (np.finfo(dtype).nmant + 1)  # up to here every integer can be held, beyond only some
+    if bool(((array >= -limit) & (array <= limit)).all()):
+        return True
+    with np.errstate(over="ignore"):
+        floats = array.astype(dtype)
+    # As Python numbers, since NumPy would round the integers before it compares them.
+    return bool(np.isfinite(floats).all()) and floats.ravel().tolist() == array.ravel().tolist()
 
 
 class RowCodec:
@@ -190,17 +268,27 @@ class RowCodec:
         return [records[str(index)] for index in range(len(self._leaves))]
 
     def write(self, value: Any, columns: Sequence[Array], row: int) -> None:
-        """Write one element into a row; whether its numbers are valid is for `is_valid` to say.
+        """Write one element into a row. Does not check that numbers are finite and in range; see `is_valid`.
 
         Raises:
             RowError: another structure, shape or dtype.
         """
-        if self.plain is not None:
-            columns[0][row] = self.plain.array(value)
-            return
-        values = _flattened(self._space, value)
-        for leaf, column, part in zip(self._leaves, columns, values, strict=True):
-            column[row] = leaf.array(part)
+        try:
+            if self.plain is not None:
+                columns[0][row] = self.plain.array(value)
+                return
+            values = _flattened(self._space, value)
+            for leaf, column, part in zip(self._leaves, columns, values, strict=True):
+                column[row] = leaf.array(part)
+        except (RuntimeWarning, FloatingPointError):  # a float overflows, and NumPy's warnings are errors
+            raise self._overflow(value) from None
+
+    def _overflow(self, value: Any) -> RowError:
+        pairs = zip(self._leaves, _flattened(self._space, value), strict=True)
+        arrays = ((leaf, np.asarray(part)) for leaf, part in pairs)
+        return next(
+            leaf.misfit_error(array) for leaf, array in arrays if cast_exactly(array, leaf.dtype) is None
+        )
 
     def is_valid(self, columns: Sequence[Array], index: slice | Array) -> bool:
         """Whether the rows at `index` hold numbers that are finite and within the discrete spaces."""
@@ -283,6 +371,10 @@ def _within(low: Any, high: Any) -> Callable[[Array], bool]:
         return bool(((values >= low) & (values <= high)).all())
 
     return is_valid
+
+
+def _at(index: tuple[int, ...]) -> str:
+    return f" at index {index}" if index else ""
 
 
 def _flattened(space: gym.Space[Any], value: Any, path: str = "") -> Iterator[Any]:

@@ -190,7 +190,7 @@ _BAD_OBS: Mapping[str, Callable[[Array], Any]] = MappingProxyType(
         "obs_size_one": lambda obs: obs.ravel()[:1],  # NumPy would broadcast it
         "obs_300": lambda obs: obs.astype(np.int64) + 300,  # NumPy would wrap it in a uint8
         "obs_complex": lambda obs: obs.astype(np.complex128),
-        "obs_object": lambda obs: obs.astype(object),
+        "obs_object": lambda obs: np.full(obs.shape, None),
         "obs_ragged": lambda obs: [obs, obs[:-1]],
         "obs_dict": lambda obs: {"obs": obs},
         "obs_none": lambda obs: None,
@@ -205,7 +205,7 @@ _BAD_REWARD: Mapping[str, Any] = MappingProxyType(
         "reward_inf": math.inf,
         "reward_huge": 1e39,  # finite, but not as float32
         "reward_text": "much",
-        "reward_list": [1.0],
+        "reward_list": [1.0, 2.0],
     }
 )
 

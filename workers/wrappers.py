@@ -13,18 +13,47 @@ import numpy.typing as npt
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.utils import RecordConstructorArgs
 
-from workers.errors import USER_ERRORS, EnvError, describe
+from workers.errors import USER_ERRORS, EnvError, describe, one_line, shown
+from workers.returns import ReturnError, flag_of, reset_values, step_values
 from workers.rows import leaves, numeric_part, select_numeric
 
 AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
 MASK_KEY = "action_mask"
+PLAIN_MASK_KEY = "plain_action_mask"
 
 
-class NumericObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Leaves out of Dict and Tuple observations what is not made of numbers (`rows.numeric_part`)."""
+class _ObservationWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Changes observations; says what is wrong if the env does not return what Gymnasium's envs do.
+
+    Gymnasium's `ObservationWrapper` takes a Dict observation that `reset` returns alone for two values, if it
+    has two keys.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def observation(self, observation: Any) -> Any:
+        """What becomes of an observation of the env."""
+        raise NotImplementedError
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As the env, with the observation changed."""
+        obs, info = reset_values(self.env.reset(seed=seed, options=options))
+        return self.observation(obs), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the env, with the observation changed."""
+        obs, reward, terminated, truncated, info = step_values(self.env.step(action))
+        return self.observation(obs), reward, terminated, truncated, info
+
+
+class NumericObservation(_ObservationWrapper):
+    """Leaves out of Dict and Tuple observations what is not made of numbers (`rows.numeric_part`)."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.observation_space = numeric_part(env.observation_space)
 
@@ -33,14 +62,36 @@ class NumericObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
         return select_numeric(self.env.observation_space, observation)
 
 
+class WithoutActionMask(_ObservationWrapper):
+    """Leaves the key "action_mask" out of a Dict observation, so that every action counts as legal.
+
+    Raises:
+        ValueError: the observation is no Dict with that key, or has no other key.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, Dict) or set(space.spaces) <= {MASK_KEY} or MASK_KEY not in space.spaces:
+            raise ValueError(f"cannot leave {MASK_KEY!r} out of the observation space {space}")
+        # Pairs, because the keys of a mapping would be sorted.
+        self.observation_space = Dict([(key, part) for key, part in space.spaces.items() if key != MASK_KEY])
+
+    def observation(self, observation: Any) -> Any:
+        """The observation without the mask; what is no mapping is left for `RowCodec` to refuse."""
+        if not isinstance(observation, Mapping):
+            return observation
+        return {key: part for key, part in observation.items() if key != MASK_KEY}
+
+
 class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Moves `info["action_mask"]` into the observation, where a policy can see it.
 
     The observation becomes a Dict of what it was ("obs", if it was no Dict) and of the mask as i8[K].
 
     Raises:
-        ValueError: such actions have no masks (see `mask_length`). In reset and step: there is no mask, or it
-            does not have K elements.
+        ValueError: such actions have no masks (see `mask_length`).
+        ReturnError: in reset and step: there is no mask, or it does not have K elements.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -60,14 +111,16 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """As the env, with the mask in the observation."""
-        obs, info = self.env.reset(seed=seed, options=options)
+        obs, info = reset_values(self.env.reset(seed=seed, options=options))
         return self._with_mask(obs, info), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the env, with the mask in the observation."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        if (terminated or truncated) and info.get(MASK_KEY) is None:  # nobody acts on it
-            info = {**info, MASK_KEY: np.ones(self._length, np.int8)}
+        obs, reward, terminated, truncated, info = step_values(self.env.step(action))
+        has_mask = isinstance(info, Mapping) and info.get(MASK_KEY) is not None
+        if not has_mask and (flag_of(terminated, "terminated") or flag_of(truncated, "truncated")):
+            # A final observation needs no mask: no action follows.
+            info = {**(info or {}), MASK_KEY: np.ones(self._length, np.int8)}
         return self._with_mask(obs, info), reward, terminated, truncated, info
 
     def _with_mask(self, obs: Any, info: dict[str, Any]) -> dict[Any, Any]:
@@ -75,6 +128,27 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # Of a broken env: an observation that is no dict goes into "obs", and is refused there.
         inner = obs if self._is_dict and isinstance(obs, Mapping) else {"obs": obs}
         return {**inner, MASK_KEY: mask}
+
+
+class PlainActionMask(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Renames the key "action_mask" of a Dict observation, so that it is an observation like any other."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        assert isinstance(env.observation_space, Dict)
+        spaces = env.observation_space.spaces.items()
+        self.observation_space = Dict([(_plain(key), space) for key, space in spaces])
+
+    def observation(self, observation: Any) -> Any:
+        """The observation with the key renamed; what is no mapping is left to the checks of the worker."""
+        if not isinstance(observation, Mapping):
+            return observation
+        return {_plain(key): part for key, part in observation.items()}
+
+
+def _plain(key: Any) -> Any:
+    return PLAIN_MASK_KEY if key == MASK_KEY else key
 
 
 def has_choices(action_space: gym.Space[Any]) -> bool:
@@ -101,25 +175,24 @@ def mask_length(action_space: gym.Space[Any]) -> int | None:
     return total or None
 
 
-def mask_of(info: Mapping[str, Any], length: int) -> npt.NDArray[np.int8]:
+def mask_of(info: Any, length: int) -> npt.NDArray[np.int8]:
     """The mask in an env's info, i8[K] of 0 and 1.
 
     Raises:
-        ValueError: there is none, or it is not made of K integers or bools that are 0 or 1.
+        ReturnError: there is none, or it is not made of K numbers or bools that are 0 or 1.
     """
-    if MASK_KEY not in info:
-        raise ValueError(f"info has no {MASK_KEY!r}, though the one of the first reset had")
+    if not isinstance(info, Mapping) or MASK_KEY not in info:
+        raise ReturnError(f"info has no {MASK_KEY!r}, though the one of the first reset had")
+    name = f"info[{MASK_KEY!r}]"
     try:
         mask = np.asarray(info[MASK_KEY])
-    except ValueError as error:  # parts of different lengths
-        raise ValueError(f"info[{MASK_KEY!r}] is not one flat array of {length} elements: {error}") from error
-    if mask.dtype.kind not in "biu" or mask.size != length:
+    except Exception as error:  # parts of different lengths, or an object with its own `__array__`
+        raise ReturnError(f"{name} is not one flat array of {length} elements: {one_line(error)}") from error
+    if mask.dtype.kind not in "biuf" or mask.size != length:
         found = f"{mask.dtype} of shape {mask.shape}"
-        raise ValueError(
-            f"info[{MASK_KEY!r}] is {found}, not {length} integers or bools, the parts one after the other"
-        )
+        raise ReturnError(f"{name} is {found}, not {length} numbers 0 or 1, the parts one after the other")
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"info[{MASK_KEY!r}] holds other numbers than 0 and 1: {mask.ravel()}")
+        raise ReturnError(f"{name} holds other numbers than 0 and 1: {shown(mask.ravel().tolist())}")
     return mask.astype(np.int8).reshape(length)
 
 

@@ -458,9 +458,9 @@ def test_the_last_observation_of_an_episode_needs_no_mask(last):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"a": [1, 1]}, "is object of shape (), not 5 integers or bools, the parts one after the other"),
+        ({"a": [1, 1]}, "is object of shape (), not 5 numbers 0 or 1, the parts one after the other"),
         (([1, 1], [1, 1, 1]), "is not one flat array of 5 elements"),
-        ([1, 1], "is int64 of shape (2,), not 5 integers or bools"),
+        ([1, 1], "is int64 of shape (2,), not 5 numbers 0 or 1"),
     ],
 )
 def test_a_mask_that_is_no_flat_array_is_refused(mask, message):
@@ -511,10 +511,15 @@ def test_ids_that_a_package_registers_on_import_are_named_with_it():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.ones(4, np.int8), "int8 of shape (4,), not 5 integers or bools"),
-        (np.ones(5, np.float32), "float32 of shape (5,), not 5 integers or bools"),
-        (None, "object of shape (), not 5 integers or bools"),
-        ([0, 1, 2, 0, 0], "holds other numbers than 0 and 1: [0 1 2 0 0]"),
+        (np.ones(4, np.int8), "int8 of shape (4,), not 5 numbers 0 or 1"),
+        (np.full(5, 0.5, np.float32), "holds other numbers than 0 and 1: [0.5, 0.5, 0.5, 0.5, 0.5]"),
+        (
+            np.array([1.0, np.nan, 0.0, 1.0, 1.0]),
+            "holds other numbers than 0 and 1: [1.0, nan, 0.0, 1.0, 1.0]",
+        ),
+        (["1", "1", "1", "1", "0"], "<U1 of shape (5,), not 5 numbers 0 or 1"),
+        (None, "object of shape (), not 5 numbers 0 or 1"),
+        ([0, 1, 2, 0, 0], "holds other numbers than 0 and 1: [0, 1, 2, 0, 0]"),
         ([[1, 0], [1, 0, 1]], "ValueError: setting an array element"),
     ],
 )

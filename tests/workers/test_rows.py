@@ -1,11 +1,25 @@
 """What lies where in a row, and what is refused before it lies there."""
 
+import itertools
+import math
+import warnings
+
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Sequence, Text, Tuple
 
 from workers.errors import EnvError
-from workers.rows import RowCodec, RowError, leaves, numeric_part, pack, row_bytes, select_numeric, unpack
+from workers.rows import (
+    RowCodec,
+    RowError,
+    cast_exactly,
+    leaves,
+    numeric_part,
+    pack,
+    row_bytes,
+    select_numeric,
+    unpack,
+)
 from workers.slab import Field
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
@@ -144,10 +158,16 @@ def nested(**changes):
             r"observation\['goal'\]\[1\] of dtype complex128, its space says float32",
         ),
         (nested(goal=(1, [[0.0], 0])), r"observation\['goal'\]\[1\] that is no array"),
-        (nested(goal=(1, [np.nan, 0])), r"observation\['goal'\]\[1\] that is not finite: \[nan  0.\]"),
+        (
+            nested(goal=(1, [np.nan, 0])),
+            r"observation\['goal'\]\[1\] that is not finite as float32: nan at index \(0,\)",
+        ),
         (nested(goal=(4, [0.0, 0.0])), r"observation\['goal'\]\[0\] outside of its space Discrete\(4\): 4"),
-        (nested(goal=(1.0, [0.0, 0.0])), r"observation\['goal'\]\[0\] of dtype float64"),
-        (nested(n=[-1, 0]), r"observation\['n'\] outside of its space MultiDiscrete.*: \[-1  0\]"),
+        (
+            nested(goal=(1.5, [0.0, 0.0])),
+            r"observation\['goal'\]\[0\] of dtype float64, its space says int64, which cannot hold 1.5$",
+        ),
+        (nested(n=[-1, 0]), r"observation\['n'\] outside of its space MultiDiscrete.*: \[-1, 0\]"),
         (nested(n=[1, 300]), r"observation\['n'\] outside of its space"),
         (nested(n=[0, 65536]), r"observation\['n'\] of dtype int64, its space says int16"),
     ],
@@ -181,6 +201,113 @@ def test_the_limits_of_discrete_spaces(space, inside, outside):
 def test_lists_and_wider_floats_are_taken_in_leaves():
     row = pack(NESTED, nested(goal=[np.int8(3), np.array([0.5, 1.0])], n=(1, 2)))
     assert_same(NESTED, unpack(NESTED, row), nested(goal=(3, [0.5, 1.0]), n=[1, 2]))
+
+
+def test_other_dtypes_that_hold_the_same_values_are_taken_in_leaves():
+    row = pack(NESTED, nested(goal=[3.0, np.array([0, 1])], n=np.array([1.0, 2.0])))
+    assert_same(NESTED, unpack(NESTED, row), nested(goal=(3, [0.0, 1.0]), n=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "is_taken"),
+    [
+        (Box(-1, 1, (1,)), 0.5, True),  # one element is one element, whatever its shape
+        (Box(-1, 1, ()), [[0.5]], True),
+        (Box(-1, 1, (1, 1)), np.array([0.5], np.float32), True),
+        (Discrete(4), np.array([3]), True),
+        (Box(-1, 1, (2,)), 0.5, False),
+        (Box(-1, 1, (2,)), [[0.5], [0.5]], False),  # a column may be meant, or a mistake
+        (Box(-1, 1, (1,)), [], False),
+    ],
+)
+def test_one_element_is_taken_in_any_shape(space, value, is_taken):
+    if is_taken:
+        row = pack(space, value)
+        assert row.shape == space.shape
+        assert row.ravel().tolist() == np.ravel(value).tolist()
+    else:
+        with pytest.raises(RowError, match=r"^an observation of shape .*, its space says \("):
+            pack(space, value)
+
+
+def test_no_dtype_changes_a_value_unnoticed():
+    """Whatever is taken is equal as Python numbers, which are exact; whatever is exact is taken."""
+    kinds = ("bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64")
+    values = [
+        0,
+        1,
+        2,
+        -1,
+        127,
+        128,
+        255,
+        256,
+        2048,
+        2049,
+        2**24 + 1,
+        2**25,
+        2**31,
+        2**53 + 1,
+        2**63 - 1,
+        2**63,
+        -(2**63),
+    ]
+    seen = {True: 0, False: 0}
+    for source, target in itertools.product(kinds, kinds):
+        if {source[:5], target[:5]} == {"float"}:
+            continue  # floats are rounded to shorter floats
+        for value in [*values, 0.5, math.nan, math.inf]:
+            array = array_of(value, source)
+            if array is None:
+                continue
+            is_exact = array_of(value, target) is not None
+            found = cast_exactly(array, np.dtype(target))
+            assert (found is not None) == is_exact, (value, source, target)
+            assert found is None or (found.dtype == target and found.tolist() == [value])
+            seen[is_exact] += 1
+    assert min(seen.values()) > 100
+
+
+def array_of(value, dtype):
+    """The value in an array, None if the dtype cannot hold it."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            array = np.array([value]).astype(dtype)
+        except OverflowError:
+            return None
+    is_same = array.tolist() == [value] or (array.dtype.kind == "f" and math.isnan(value))
+    return array if is_same else None
+
+
+def test_floats_are_rounded_but_do_not_overflow():
+    assert cast_exactly(np.array([0.1, np.inf]), np.dtype("float32")).tolist() == [np.float32(0.1), np.inf]
+    assert cast_exactly(np.array([1e-300]), np.dtype("float32")).tolist() == [0.0]
+    assert cast_exactly(np.array([1.0, 1e300]), np.dtype("float32")) is None
+
+
+def test_what_is_no_array_or_lacks_elements_is_refused():
+    class Odd:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("not on\nthis device")
+
+    with pytest.raises(
+        RowError, match=r"^an observation that is no array: RuntimeError: not on this device$"
+    ):
+        pack(Box(-1, 1, (1,)), Odd())
+    with pytest.raises(RowError, match=r"^an observation with masked elements, whose values are unknown$"):
+        pack(Box(-1, 1, (2,)), np.ma.masked_array([0.5, 0.5], [False, True], np.float32))
+
+
+def test_messages_name_the_first_bad_number_of_many():
+    image = np.zeros((40, 40), np.float32)
+    image[7, 9], image[8, 0] = np.inf, np.nan
+    with pytest.raises(
+        RowError, match=r"^an observation that is not finite as float32: inf at index \(7, 9\)$"
+    ):
+        pack(Box(-1, 1, (40, 40)), image)
+    with pytest.raises(RowError, match=r"which cannot hold inf at index \(7, 9\)$"):
+        pack(Box(0, 255, (40, 40), np.uint8), image)
 
 
 # --- what is not made of numbers ----------------------------------------------------------------------------
