@@ -62,28 +62,6 @@ class NumericObservation(_ObservationWrapper):
         return select_numeric(self.env.observation_space, observation)
 
 
-class WithoutActionMask(_ObservationWrapper):
-    """Leaves the key "action_mask" out of a Dict observation, so that every action counts as legal.
-
-    Raises:
-        ValueError: the observation is no Dict with that key, or has no other key.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, Dict) or set(space.spaces) <= {MASK_KEY} or MASK_KEY not in space.spaces:
-            raise ValueError(f"cannot leave {MASK_KEY!r} out of the observation space {space}")
-        # Pairs, because the keys of a mapping would be sorted.
-        self.observation_space = Dict([(key, part) for key, part in space.spaces.items() if key != MASK_KEY])
-
-    def observation(self, observation: Any) -> Any:
-        """The observation without the mask; what is no mapping is left for `RowCodec` to refuse."""
-        if not isinstance(observation, Mapping):
-            return observation
-        return {key: part for key, part in observation.items() if key != MASK_KEY}
-
-
 class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Moves `info["action_mask"]` into the observation, where a policy can see it.
 
@@ -130,11 +108,10 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return {**inner, MASK_KEY: mask}
 
 
-class PlainActionMask(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+class PlainActionMask(_ObservationWrapper):
     """Renames the key "action_mask" of a Dict observation, so that it is an observation like any other."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         assert isinstance(env.observation_space, Dict)
         spaces = env.observation_space.spaces.items()

@@ -197,7 +197,7 @@ def test_an_observation_outside_of_a_discrete_space_is_refused(space, inside, ou
     block.reset([0, 1, 2], [1, 2, 3])
     block.step([0, 2])
     np.testing.assert_array_equal(slab.obs, [inside] * 3)
-    block._envs[1].env._obs = outside
+    block._envs[1].env.unwrapped._obs = outside
     with pytest.raises(
         EnvFailure, match=r"^env 6, episode 0, step 1: returned an observation outside of its"
     ):
@@ -242,7 +242,7 @@ def test_a_bad_leaf_is_refused_and_named(obs, message):
     block.step([0, 1])
     row = np.int64(2).tobytes() + np.array([0.25, 0.5], np.float32).tobytes()
     assert [each.tobytes() for each in slab.obs] == [row] * 3
-    block._envs[1].env._obs = obs
+    block._envs[1].env.unwrapped._obs = obs
     with pytest.raises(EnvFailure, match=f"^env 41, episode 0, step 2: returned {message}"):
         block.step([0, 1, 2])
 
@@ -251,7 +251,7 @@ def test_a_mask_that_is_missing_later_is_an_error_that_names_its_step():
     block, _ = block_of(env_factory("Taxi-v4"), 2)
     block.reset([0, 1], [1, 2])
     block.step([0, 1])
-    env = block._envs[1].env
+    env = block._envs[1].env.env
     step = env.step
     env.step = lambda action: (*step(action)[:4], {"prob": 1.0})
     message = r"^env 1, episode 0, step 2: info has no 'action_mask', though the one of the first reset had$"
@@ -265,7 +265,7 @@ def test_what_is_left_out_of_observations_is_not_looked_at():
     factory = env_factory(lambda: Canned(space, {"text": "hello", "x": 7}))
     block, slab = block_of(factory, 2)
     block.reset([0, 1], [1, 2])
-    block._envs[0].env._obs = {"text": None, "x": 8}
+    block._envs[0].env.unwrapped._obs = {"text": None, "x": 8}
     block.step([0, 1])
     assert slab.obs.view(np.int64).tolist() == [[8], [7]]
 
@@ -295,7 +295,7 @@ def test_nested_actions_own_their_memory():
 
     factory = env_factory(CompositeProbe)
     block, slab = block_of(factory, 2)
-    block._envs = [Keeps(env) for env in block._envs]
+    block._envs = [Keeps(env.env) for env in block._envs]
     factory.action_space.seed(5)
     actions = [factory.action_space.sample() for _ in range(2)]
     block.reset([0, 1], [10, 11])

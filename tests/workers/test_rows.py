@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Sequence, Text, Tuple
 
+import learner.spaces
+import workers.wrappers
 from workers.errors import EnvError
 from workers.rows import (
     RowCodec,
@@ -135,6 +137,11 @@ def test_empty_parts_have_no_bytes():
     row = pack(space, value)
     assert row.shape == (8,)
     assert_same(space, unpack(space, row), value)
+
+
+def test_both_ends_of_the_rows_call_the_mask_the_same():
+    """Neither may import the other (tests/learner/test_spaces.py compares how rows lie)."""
+    assert workers.wrappers.MASK_KEY == learner.spaces.MASK_KEY
 
 
 NESTED = Dict(goal=Tuple([Discrete(4), Box(-1, 1, (2,), np.float32)]), n=MultiDiscrete([2, 300], np.int16))
