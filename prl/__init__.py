@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import prl.utils as utils  # noqa: PLR0402 - "from prl import utils" would look for this very name
+    from learner.fingerprint import fingerprint
     from learner.policy import ActorCritic
     from learner.ppo import PPOConfig, PPOLearner
     from prl.config.train_config import ConfigError, TrainConfig
@@ -42,6 +43,7 @@ __all__ = [
     "env_factory",
     "episode_seed",
     "evaluate",
+    "fingerprint",
     "make_pool",
     "train",
     "utils",
@@ -64,6 +66,7 @@ _HOME = {
     "env_factory": "workers.envs",
     "episode_seed": "workers.seeding",
     "evaluate": "prl.training.evaluate",
+    "fingerprint": "learner.fingerprint",
     "make_pool": "prl.pools",
     "train": "prl.run.train",
 }

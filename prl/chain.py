@@ -1,4 +1,4 @@
-"""A chain with a reward only at its end: what undirected exploration cannot find.
+"""A chain with a reward only at its end, which undirected exploration does not find.
 
 Importing this module registers `prl/Chain-v0` with Gymnasium, so `--env-id prl.chain:prl/Chain-v0` is enough.
 """
@@ -13,25 +13,26 @@ import numpy.typing as npt
 
 ENV_ID = "prl/Chain-v0"
 _LENGTH = 30
-_TOLL = 0.01  # of the whole way to the right
+_TOLL = 0.01  # total cost of all steps to the right
 
 
 class Chain(gym.Env[npt.NDArray[np.float32], np.int64]):
     """Deep Sea (Osband et al. 2019, "Behaviour Suite for Reinforcement Learning"), reduced to its columns.
 
-    The agent starts in state 0 and goes one state to the right or to the left (in state 0, left stays).
-    Which of the two actions is "right" is drawn for every state, so that what is learnt in one state does
-    not help in another. A step to the right costs 0.01 / length; the last state pays 1 and ends the episode.
-    As registered, an episode is cut after length - 1 = 29 steps, so that a single sequence of actions finds
-    the reward: random play has a chance of 2**-29, and the small costs lead a learner away. The best return
-    is 1 - 0.01 * (length - 1) / length, 0.9903 here; standing still earns 0.
+    The agent starts in state 0 and moves one state to the right or to the left (left has no effect in state
+    0). Which of the two actions is "right" is drawn separately for every state, so that what is learnt in
+    one state does not help in another. A step to the right costs 0.01 / length; the last state pays 1 and
+    ends the episode. As registered, an episode is truncated after length - 1 = 29 steps, so that a single
+    sequence of actions finds the reward: random play has a chance of 2**-29, and the small costs lead a
+    learner away. The best return is 1 - 0.01 * (length - 1) / length, here 0.9903; staying in state 0 earns
+    0.
 
     Observations are one-hot float32[length].
 
     Args:
-        length: number of states, at least 2. For another than 30, set `max_episode_steps` to length - 1.
-        mapping_seed: draws which action is "right"; the same for every episode, whatever its seed.
-        render_mode: None; there is nothing to see.
+        length: number of states, at least 2. If it is not 30, set `max_episode_steps` to length - 1.
+        mapping_seed: decides which actions are "right", for all episodes alike.
+        render_mode: only None; the env cannot be rendered.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration
@@ -49,7 +50,7 @@ class Chain(gym.Env[npt.NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """To state 0."""
+        """Start in state 0."""
         super().reset(seed=seed)
         self._state = 0
         return self._observation(), {}
@@ -57,7 +58,7 @@ class Chain(gym.Env[npt.NDArray[np.float32], np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """One state to the right or to the left."""
+        """Move one state to the right or to the left."""
         reward = 0.0
         if int(action) == self.right[self._state]:
             self._state += 1

@@ -14,7 +14,7 @@ import yaml
 from learner.settings import ConfigError
 
 _STEPS = "time/total_timesteps"
-_RETURN = "rollout/ep_rew_mean"
+_RETURN = "rollout/ep_rew_mean"  # of the last 100 episodes
 _GRID_POINTS = 400  # of the mean curve; finer than the picture shows
 
 
@@ -33,8 +33,12 @@ class Curve:
     returns: npt.NDArray[np.float64]
 
 
-def read_curve(run: Path) -> Curve:
-    """The curve of a run folder; the run may still go on.
+def read_curve(run: Path, column: str = _RETURN) -> Curve:
+    """The curve of a run folder; the run may still be running.
+
+    Args:
+        run: the folder.
+        column: of progress.csv, taken for the returns.
 
     Raises:
         ConfigError: there is no progress.csv, or nothing in it that could be drawn.
@@ -43,7 +47,7 @@ def read_curve(run: Path) -> Curve:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             # A row that is just being written lacks its last cells, and has None there.
-            rows = [(row[_STEPS], row[_RETURN]) for row in csv.DictReader(file)]
+            rows = [(row[_STEPS], row[column]) for row in csv.DictReader(file)]
         steps, returns = np.array([row for row in rows if None not in row], np.float64).reshape(-1, 2).T
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error

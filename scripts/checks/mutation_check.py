@@ -1,11 +1,11 @@
-"""Seed known mistakes into a copy of the code, one at a time, and see which tests notice.
+"""Seed known mistakes into a copy of the code, one at a time, and see which tests fail.
 
     python scripts/checks/mutation_check.py                 # all, with a table in docs/mutation_check.md
     python scripts/checks/mutation_check.py --only entropy  # those with a word in their name; writes nothing
 
-The tests have to pass without any mistake first, or a test that fails anyway would count as noticing.
+The tests have to pass without any mistake first: a test that fails anyway would count as noticing.
 
-Exit code 1 if a mistake survives, 2 if its place is no longer found in the code or its tests cannot be run.
+Exit code 1 if a mistake survives, 2 if its place is not in the code any more or its tests cannot be run.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _COPIED = (
     "pyproject.toml",
     "README.md",
 )
-_MOST_KILLERS = 3  # enough to know; the rest of the tests would only take time
-_TIMEOUT = 600  # seconds; a mistake that makes the code hang is noticed, too
+_MAX_KILLERS = 3  # enough to show; running the remaining tests would only take time
+_TIMEOUT = 600  # seconds; a mistake that makes the code hang counts as noticed
 
 
-class CannotTell(RuntimeError):
-    """Whether a mistake is noticed cannot be told."""
+class TestsDidNotRun(RuntimeError):
+    """Tests failed without any mistake, or could not be run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
-    lost = [mutation.name for mutation in chosen if not _applies(mutation)]
-    if lost or not chosen:
+    missing = [mutation.name for mutation in chosen if not _applies(mutation)]
+    if missing or not chosen:
         print(
-            f"no such place in the code: {'; '.join(lost)}" if lost else "no such mutation", file=sys.stderr
+            f"no such place in the code: {'; '.join(missing)}" if missing else "no such mutation",
+            file=sys.stderr,
         )
         return 2
     tests = sorted({test for mutation in chosen for test in mutation.tests})
     try:
         results = _results(chosen, tests, arguments.jobs)
-    except CannotTell as error:
+    except TestsDidNotRun as error:
         print(error, file=sys.stderr)
         return 2
     if not arguments.only:
@@ -83,7 +84,7 @@ def _results(chosen: Sequence[Mutation], tests: Sequence[str], jobs: int) -> lis
     with ThreadPoolExecutor(jobs) as threads:
         anyway = [name for names in threads.map(lambda test: _failing(None, [test]), tests) for name in names]
         if anyway:
-            raise CannotTell(f"these fail without any mistake: {', '.join(anyway)}")
+            raise TestsDidNotRun(f"these fail without any mistake: {', '.join(anyway)}")
         results = []
         for mutation, killers in zip(chosen, threads.map(killers_of, chosen), strict=True):
             print(
@@ -98,10 +99,10 @@ def _applies(mutation: Mutation) -> bool:
 
 
 def killers_of(mutation: Mutation) -> list[str]:
-    """The tests that fail with the mistake in the code; at most a few.
+    """The tests that fail with the mistake in the code, at most `_MAX_KILLERS`.
 
     Raises:
-        CannotTell: its tests cannot be run.
+        TestsDidNotRun: its tests could not be run.
     """
     return _failing(mutation, mutation.tests)
 
@@ -125,7 +126,7 @@ def _failing(mutation: Mutation | None, tests: Sequence[str]) -> list[str]:
 
 
 def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--maxfail={_MOST_KILLERS}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--maxfail={_MAX_KILLERS}"]
     # The copy comes before an installed prl.
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -139,13 +140,13 @@ def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [f"no end after {_TIMEOUT} s"]
+        return [f"timeout after {_TIMEOUT} s"]
     if done.returncode == pytest.ExitCode.OK:
         return []
     killers = re.findall(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
-    if not killers:  # it has not run the tests: a missing file, no test at all, an error of its own
+    if not killers:  # pytest ran no tests: a missing file, no test in it, or an internal error
         ran = " ".join(tests)
-        raise CannotTell(
+        raise TestsDidNotRun(
             f"pytest {ran} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}"
         )
     return killers
@@ -164,7 +165,7 @@ def table(results: Sequence[tuple[Mutation, list[str]]]) -> str:
         "|---|---|---|",
     ]
     for mutation, killers in results:
-        noticed = ", ".join(f"`{killer}`" for killer in killers) or "**nobody**"
+        noticed = ", ".join(f"`{killer}`" for killer in killers) or "**no test**"
         lines.append(f"| {mutation.name} | `{mutation.file}` | {noticed.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 

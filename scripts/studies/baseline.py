@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO with the settings of rl-baselines3-zoo, on the same budget."""
+"""The baseline: Stable-Baselines3's PPO with the settings of rl-baselines3-zoo, on the same budget."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from plans import SB3_SETTINGS
 
-_VEC_SETTINGS = ("n_envs", "normalize")  # not PPO's own
+_VEC_SETTINGS = ("n_envs", "normalize")  # of the envs, not of PPO
 
 
 def train_and_play(env_id: str, budget: int, seed: int, episode_seeds: Sequence[int]) -> dict[str, Any]:
     """Train, then play one episode per seed, deterministically and with frozen statistics.
 
     Returns:
-        The fields of `Outcome` but for the command.
+        The fields of `Outcome` except for the command.
     """
     import torch
     from stable_baselines3 import PPO
@@ -47,7 +47,7 @@ def train_and_play(env_id: str, budget: int, seed: int, episode_seeds: Sequence[
 
 
 def ppo_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What PPO takes: schedules and the activation as objects."""
+    """Arguments of SB3's PPO: schedules and the activation function as objects."""
     arguments = {name: _schedule(value) for name, value in settings.items() if name not in _VEC_SETTINGS}
     if "policy_kwargs" in arguments:
         import torch
@@ -67,7 +67,7 @@ def _schedule(value: Any) -> Any:
 
 
 def _recorder() -> Any:
-    """A callback that notes the mean return of the last 100 episodes at the end of each rollout."""
+    """A callback that records the mean return of the last 100 episodes at the end of each rollout."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Recorder(BaseCallback):  # type: ignore[misc, unused-ignore]  # it is an extra

@@ -1,4 +1,10 @@
-"""What is studied: environments, budgets, targets, variants, and the settings of the peer."""
+"""What is studied: environments, budgets, targets, variants, and the settings of the baseline.
+
+Both sides run with settings that were tuned for them: prl with its presets, Stable-Baselines3 with those of
+rl-baselines3-zoo. Numbers cannot be copied from one to the other: Stable-Baselines3's value loss is the mean
+squared error and prl's is half of it, so a `vf_coef` of 0.5 there equals 1.0 here. In the presets, vf_coef is
+either prl's default or, for HalfCheetah, the zoo's number, which weighs half as much here.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +23,12 @@ class Study:
 
     Attributes:
         env_id: as `gymnasium.make` takes it.
-        budget: env steps of training.
-        target: for the interquartile mean over seeds of the evaluation return; None only watches.
-        seeds: how many of prl's, from 0.
-        peer_seeds: how many of the peer's; with 0 it only runs for seeds that are named.
+        budget: training steps, counted over all envs.
+        target: for the interquartile mean over seeds of the evaluation return; None sets none.
+        seeds: number of prl's seeds, from 0.
+        baseline_seeds: number of the baseline's; with 0 it only runs for seeds that are named.
         prl: variants of prl, by name, with the flags that `train.py` gets on top.
-        solved: if given, the target holds for each seed by itself, and these are the smallest and the
+        solved: if given, the target applies to each seed separately, and these are the smallest and the
             largest number of seeds that should reach it, by variant.
     """
 
@@ -30,7 +36,7 @@ class Study:
     budget: int
     target: float | None
     seeds: int
-    peer_seeds: int = 0
+    baseline_seeds: int = 0
     prl: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_PRL))
     solved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -41,17 +47,17 @@ class Study:
 
     @property
     def variants(self) -> list[str]:
-        """All of them; the peer's only where its settings are known."""
+        """All variants; the baseline only where its settings are known."""
         return [*self.prl, *([SB3] if self.env_id in SB3_SETTINGS else [])]
 
     def seeds_of(self, variant: str) -> int:
-        """How many seeds of a variant belong to the study."""
-        return self.peer_seeds if variant == SB3 else self.seeds
+        """The number of a variant's seeds that belong to the study."""
+        return self.baseline_seeds if variant == SB3 else self.seeds
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest piece of work: one training run and its evaluation."""
+    """The unit of work: one training run and its evaluation."""
 
     study: Study
     variant: str
@@ -60,12 +66,12 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in messages."""
         return f"{self.study.slug} {self.variant} seed {self.seed}"
 
 
 # Stable-Baselines3's PPO with the settings of rl-baselines3-zoo (hyperparams/ppo.yml), as plain data: "lin_x"
-# falls linearly from x to 0; what is not given is Stable-Baselines3's default.
+# falls linearly from x to 0; settings that are not given are Stable-Baselines3's defaults.
 _WIDE = {
     "log_std_init": -2,
     "ortho_init": False,
@@ -184,18 +190,18 @@ SB3_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 STUDIES: tuple[Study, ...] = (
-    Study("CartPole-v1", 100_000, 500.0, 10, peer_seeds=5),
+    Study("CartPole-v1", 100_000, 500.0, 10, baseline_seeds=5),
     Study("Acrobot-v1", 500_000, -78.0, 10),
-    Study("Pendulum-v1", 200_000, -160.0, 10, peer_seeds=5),
-    Study("LunarLander-v3", 1_000_000, 250.0, 10, peer_seeds=2),
+    Study("Pendulum-v1", 200_000, -160.0, 10, baseline_seeds=5),
+    Study("LunarLander-v3", 1_000_000, 250.0, 10, baseline_seeds=2),
     Study("LunarLanderContinuous-v3", 1_000_000, 270.0, 5),
     Study("MountainCar-v0", 1_000_000, -115.0, 5, prl=_PRL_AND_RND),
     Study("BipedalWalker-v3", 5_000_000, 290.0, 5),
-    Study("HalfCheetah-v5", 1_000_000, 5800.0, 5, peer_seeds=2),
+    Study("HalfCheetah-v5", 1_000_000, 5800.0, 5, baseline_seeds=2),
     Study("Hopper-v5", 1_000_000, 2600.0, 5),
     Study("Walker2d-v5", 1_000_000, 3600.0, 5),
     Study("minigrid:MiniGrid-DoorKey-5x5-v0", 300_000, 0.95, 5),
-    Study("ale_py:ALE/Pong-v5", 500_000, None, 1),  # about half an hour of a core of its own
+    Study("ale_py:ALE/Pong-v5", 500_000, None, 1),  # about half an hour on a core that does nothing else
     Study(
         "prl.chain:prl/Chain-v0",
         200_000,
@@ -211,7 +217,7 @@ def find(name: str) -> Study:
     """The study of an env, by its id, with or without module, or its slug.
 
     Raises:
-        KeyError: there is none.
+        KeyError: unknown env.
     """
-    names = {own: s for s in STUDIES for own in (s.env_id, s.env_id.rpartition(":")[2], s.slug)}
+    names = {name: s for s in STUDIES for name in (s.env_id, s.env_id.rpartition(":")[2], s.slug)}
     return names[name]

@@ -2,13 +2,12 @@
 
     python scripts/studies/quickstart_seeds.py > docs/quickstart_seeds.md
 
-Prints, per seed, after how many steps a whole round of 32 episodes first had a mean return of 475 (quick
-start), and in which round the mean return first was 400 (custom loop).
+Prints, for each seed, the steps after which a whole round of 32 episodes first had a mean return of 475
+(quick start), and the first round with a mean return of 400 (custom loop).
 """
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from prl import PPO, AsyncPPO, EnvVectorizer, VecMemory, utils
+from prl.run.curves import read_curve
 
 NUM_ENVS = 32
 
@@ -43,7 +43,7 @@ def make_ppo(seed: int) -> PPO:
 
 
 def quick_start(seed: int, steps: int = 140_000, goal: float = 475.0) -> tuple[int | None, float]:
-    """Steps after which a round's mean return first reached the goal, and the seconds of the whole run."""
+    """Steps until a round's mean return first reached the goal, and the seconds of the whole run."""
     env = gym.make("CartPole-v1", max_episode_steps=500)
     with tempfile.TemporaryDirectory() as folder:
         run = AsyncPPO(
@@ -55,11 +55,9 @@ def quick_start(seed: int, steps: int = 140_000, goal: float = 475.0) -> tuple[i
             run_folder=Path(folder) / "run",
         )
         summary = run.run()
-        with (Path(folder) / "run" / "progress.csv").open() as file:
-            for row in csv.DictReader(file):
-                if float(row["rollout/iteration_rew_mean"]) >= goal:
-                    return int(float(row["time/total_timesteps"])), summary["wall_seconds"]
-    return None, summary["wall_seconds"]
+        curve = read_curve(Path(folder) / "run", "rollout/iteration_rew_mean")
+    reached = curve.steps[curve.returns >= goal]
+    return (int(reached[0]) if len(reached) else None), summary["wall_seconds"]
 
 
 def custom_loop(seed: int, rounds: int = 40, goal: float = 400.0) -> tuple[int | None, float]:

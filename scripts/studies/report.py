@@ -1,44 +1,49 @@
-"""From result files to a page and its pictures."""
+"""The page and pictures of the results, made from the result files."""
 
 from __future__ import annotations
 
 import csv
 import statistics as plain
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import speed
 from intervals import bootstrap_interval, interquartile_mean
-from plans import SB3, STUDIES, Study
+from plans import SB3, STUDIES, Study, find
 from results import CURVE_HEADER, read_results
+
+from prl import ConfigError
+from prl.run.curves import Curve
+from prl.run.files import replace_file
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _DPI = 120
-_TOO_FEW = 4  # below it nothing is trimmed
+_TRIMMED_FROM = 4  # seeds; below it the IQM is the plain mean
 
 Results = dict[str, list[dict[str, Any]]]  # by variant
 _INTRO = f"""# Results
 
 What prl learns on well-known environments, and how that compares with targets and with Stable-Baselines3.
-What stands between the two marks is written by `python scripts/studies/study.py report`.
+The part between the two marks is written by `python scripts/studies/study.py report`.
 
 {BEGIN}
 {END}
 """
-_LEGEND = """The final policy of every seed plays 100 episodes that no training has seen, the same ones for
-all variants, acting deterministically; the seed's score is their mean return. IQM: the interquartile mean of
-the scores, without the lowest and the highest quarter of the seeds (each rounded down). Interval: percentile
-bootstrap of the IQM over seeds, 10,000 resamples. Seconds: median wall-clock time of one training run, on one
-thread unless its command says otherwise, while other runs used other cores ("runs at a time")."""
+_LEGEND = """\
+The final policy of every seed plays 100 episodes that no training has seen, the same ones for all variants,
+acting deterministically; the seed's score is their mean return. IQM: the interquartile mean of the scores,
+without the lowest and the highest quarter of the seeds (each rounded down). Interval: percentile bootstrap
+of the IQM over seeds, 10,000 resamples. Seconds: median wall-clock time of one training run, on one thread
+unless its command says otherwise, while other runs used other cores ("runs at a time")."""
 
-_SPEED_LEGEND = """`python scripts/studies/study.py speed`: seconds of training for N steps with the
+_SPEED_LEGEND = """\
+`python scripts/studies/study.py speed`: seconds of training for the given number of steps, with the
 settings of the tables (medians of the rounds in `speed.json`), one run at a time and in turns, every
-process on one thread. Stable-Baselines3 steps its envs in the learner's process, as `prl` does; "2
-workers" are two processes beside the learner. Ratios are those of the medians: above 1, prl is faster.
-The settings of the two differ, so this is how long the same number of steps takes, not how long the
-same update takes."""
+process on one thread. Stable-Baselines3 steps its envs in the learner's process, as `prl` does; "2 workers"
+are two processes beside the learner. Ratios are those of the medians: above 1, prl is faster. The settings
+of the two differ, so this is how long the same number of steps takes, not how long the same update takes."""
 
 
 def write_report(folder: Path) -> Path:
@@ -46,26 +51,33 @@ def write_report(folder: Path) -> Path:
 
     Returns:
         The page; text outside the marks stays as it is.
+
+    Raises:
+        WriteError: the page cannot be written.
     """
     page = folder.parent / f"{folder.name}.md"
-    found = {study.env_id: results_of(study, folder) for study in STUDIES}
-    studies = [study for study in STUDIES if found[study.env_id]]
-    pictures = {study.slug for study in studies if draw(study, found[study.env_id], folder)}
+    found = results_in(folder)
+    drawn = [study.slug for study in STUDIES if draw(study, found.get(study.env_id, {}), folder)]
     old = page.read_text(encoding="utf-8") if page.is_file() else _INTRO
-    page.parent.mkdir(parents=True, exist_ok=True)
-    text = report_text(studies, found, folder.name, pictures, speed.read(folder))
-    page.write_text(between_marks(old, text), encoding="utf-8")
+    text = report_text(found, folder.name, drawn, speed.read(folder))
+    replace_file(page, between_marks(old, text))
     return page
 
 
+def results_in(folder: Path) -> dict[str, Results]:
+    """All results of a folder by env id, in the order of the studies."""
+    found = {study.env_id: results_of(study, folder) for study in STUDIES}
+    return {env_id: results for env_id, results in found.items() if results}
+
+
 def results_of(study: Study, folder: Path) -> Results:
-    """The results that are there, by variant."""
+    """All results of a study, by variant."""
     results = {variant: read_results(folder, study, variant) for variant in study.variants}
     return {variant: rows for variant, rows in results.items() if rows}
 
 
 def between_marks(page: str, text: str) -> str:
-    """Replace what stands between the marks; a page without them gets them at its end."""
+    """Replace the text between the marks; a page without marks gets them at its end."""
     if BEGIN not in page or END not in page:
         page = f"{page.rstrip()}\n\n{BEGIN}\n{END}\n"
     head, _, rest = page.partition(BEGIN)
@@ -73,21 +85,20 @@ def between_marks(page: str, text: str) -> str:
 
 
 def report_text(
-    studies: Sequence[Study],
     found: Mapping[str, Results],
     folder: str,
-    pictures: set[str] | None = None,
+    pictures: Collection[str] = (),
     times: Mapping[str, Any] | None = None,
 ) -> str:
     """The page's generated part.
 
     Args:
-        studies: in order.
-        found: results by env and variant.
+        found: results by env id and variant, in the order of the page.
         folder: of the pictures, as seen from the page.
         pictures: slugs of the envs that have one.
-        times: what `speed.measure` has found.
+        times: what `speed.measure` returned.
     """
+    studies = [find(env_id) for env_id in found]
     rows = [
         summary_row(study, variant, results)
         for study in studies
@@ -96,25 +107,29 @@ def report_text(
     header = ("env", "budget", "target", "variant", "seeds", "IQM", "95 % interval", "seconds", "reached")
     parts = [_LEGEND, table(header, rows)]
     if times is not None:
-        parts += ["## Seconds beside the peer's", _SPEED_LEGEND, table(speed.HEADER, speed.rows(times))]
+        parts += [
+            "## Seconds beside Stable-Baselines3's",
+            _SPEED_LEGEND,
+            table(speed.HEADER, speed.rows(times)),
+        ]
     for study in studies:
         parts.append(f"## {study.slug}")
-        if study.slug in (pictures or ()):
+        if study.slug in pictures:
             parts.append(f"![Learning curves on {study.slug}]({folder}/{study.slug}.png)")
         parts.append(seed_table(found[study.env_id]))
     return "\n\n".join(parts)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def summary_row(study: Study, variant: str, results: Sequence[dict[str, Any]]) -> list[str]:
-    """One line of the table of all envs."""
+    """One row of the table of all envs."""
     scores = [result["evaluation"]["mean"] for result in results]
-    few = " (plain mean: too few seeds)" if len(scores) < _TOO_FEW else ""
+    few = " (plain mean: too few seeds)" if len(scores) < _TRIMMED_FROM else ""
     low, high = bootstrap_interval(scores)
     budgets = sorted({result["budget"] for result in results})
     return [
@@ -131,7 +146,7 @@ def summary_row(study: Study, variant: str, results: Sequence[dict[str, Any]]) -
 
 
 def target_text(study: Study, variant: str) -> str:
-    """What the variant should reach, in words."""
+    """The target of a variant, in words."""
     if study.target is None:
         return "none"
     if variant not in study.solved:
@@ -142,7 +157,7 @@ def target_text(study: Study, variant: str) -> str:
 
 
 def verdict(study: Study, variant: str, scores: Sequence[float]) -> str:
-    """Whether the target is reached; "so far" while seeds are missing."""
+    """Whether the target is reached, with "so far" while seeds are missing."""
     if study.target is None:
         return "no target"
     if variant in study.solved:
@@ -155,14 +170,14 @@ def verdict(study: Study, variant: str, scores: Sequence[float]) -> str:
 
 
 def seed_table(results: Results) -> str:
-    """Every seed of an env."""
+    """The table of all seeds of an env."""
     header = ("variant", "seed", "mean return", "steps", "seconds", "runs at a time", "code", "command")
     rows = [seed_row(result) for of_variant in results.values() for result in of_variant]
     return table(header, rows)
 
 
 def seed_row(result: Mapping[str, Any]) -> list[str]:
-    """One seed."""
+    """One row of `seed_table`."""
     scores, versions = result["evaluation"], result["versions"]
     code = f"sb3 {versions['sb3']}" if result["variant"] == SB3 else f"{versions['prl']}"
     return [
@@ -178,19 +193,20 @@ def seed_row(result: Mapping[str, Any]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Two decimals below 10, where returns are small, else one."""
+    """A return in text: two decimals below 10, else one."""
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def draw(study: Study, results: Results, folder: Path) -> bool:
-    """Draw the training curves of all variants; False if there is nothing to draw."""
-    from prl import ConfigError  # late: these import torch
-    from prl.commands.plot import draw as draw_curves
+    """Draw the training curves of all variants. Returns False if there is nothing to draw."""
+    from prl.commands.plot import draw as draw_curves  # late: matplotlib is optional
 
+    if not results:
+        return False
     curves = {}
     for variant, of_variant in results.items():
         seeds = [int(result["seed"]) for result in of_variant]
-        read = [read_curve(folder / study.slug / f"{variant}-seed{seed}.csv") for seed in seeds]
+        read = [published_curve(folder / study.slug / f"{variant}-seed{seed}.csv") for seed in seeds]
         curves[variant] = [curve for curve in read if len(curve.steps)]
     try:
         figure = draw_curves({name: runs for name, runs in curves.items() if runs}, study.slug)
@@ -204,10 +220,8 @@ def draw(study: Study, results: Results, folder: Path) -> bool:
     return True
 
 
-def read_curve(path: Path) -> Any:
-    """A curve as `prl.commands.plot` takes it."""
-    from prl.run.curves import Curve
-
+def published_curve(path: Path) -> Curve:
+    """The curve of a result."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [[float(row[name]) for name in CURVE_HEADER] for row in csv.DictReader(file)]
     steps, returns = np.array(rows, np.float64).reshape(-1, 2).T

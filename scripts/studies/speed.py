@@ -1,4 +1,4 @@
-"""Wall-clock time of training beside the peer's: one run at a time, in turns, so a busy minute hits all."""
+"""Training time beside the baseline's: one run at a time, in turns, so that a busy minute slows all."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ FILE = "speed.json"
 HEADER = ("env", "steps", "prl", "prl, 2 workers", "sb3", "sb3 / prl", "sb3 / prl, 2 workers")
 
 
-class Contestant(NamedTuple):
-    """Who trains: a variant of the studies, and prl's number of workers (0 steps inline)."""
+class Setup(NamedTuple):
+    """What is timed: a variant of the studies, with prl's number of workers (0 steps inline)."""
 
     name: str
     variant: str
     num_workers: int
 
 
-CONTESTANTS = (
-    Contestant("prl", "prl", 0),
-    Contestant("prl, 2 workers", "prl", 2),
-    Contestant("sb3", SB3, 0),
+SETUPS = (
+    Setup("prl", "prl", 0),
+    Setup("prl, 2 workers", "prl", 2),
+    Setup("sb3", SB3, 0),
 )
 
-Timed = Callable[[Unit, int], dict[str, Any]]
-"""Trains a unit with so many workers, and returns its result."""
+TrainUnit = Callable[[Unit, int], dict[str, Any]]
+"""Trains a unit with a number of workers and returns its result."""
 
 
 def measure(
-    studies: Sequence[Study], steps: int, rounds: int, train: Timed, say: Callable[[str], None]
+    studies: Sequence[Study], steps: int, rounds: int, train: TrainUnit, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train every contestant on every env, round after round.
+    """Train every setup on every env, round by round.
 
     Args:
-        studies: of envs that the peer plays, too.
+        studies: of envs for which the baseline has settings.
         steps: of each run.
-        rounds: every one with a seed of its own.
+        rounds: each with a different seed.
         train: one run.
-        say: gets a line per run.
+        say: called with a line per run.
 
     Returns:
-        For each env, its steps and the seconds of each contestant, round after round; and what was measured.
+        For each env, the steps and the seconds of each setup in every round; and the versions and CPUs.
     """
     found: dict[str, Any] = {"envs": {}, "versions": {}, "cpus": os.cpu_count()}
     for seed in range(rounds):
         for study in studies:
             entry = found["envs"].setdefault(study.slug, {"steps": steps, "seconds": {}})
-            for contestant in CONTESTANTS:
-                result = train(Unit(study, contestant.variant, seed, steps), contestant.num_workers)
-                # Updates are not cut short, so nobody plays so many steps exactly.
+            for setup in SETUPS:
+                result = train(Unit(study, setup.variant, seed, steps), setup.num_workers)
+                # Runs end with a whole update, so they play a few more steps.
                 seconds = result["train_wall_seconds"] * steps / result["timesteps"]
-                entry["seconds"].setdefault(contestant.name, []).append(round(seconds, 3))
+                entry["seconds"].setdefault(setup.name, []).append(round(seconds, 3))
                 found["versions"] = result["versions"]
-                say(f"round {seed}: {study.slug}, {contestant.name}: {seconds:.1f} s")
+                say(f"round {seed}: {study.slug}, {setup.name}: {seconds:.1f} s")
     return found
 
 
@@ -73,7 +73,7 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
     """The table of `HEADER`: medians in seconds, and ratios of medians."""
     lines = []
     for env, entry in found["envs"].items():
-        prl, workers, sb3 = (statistics.median(entry["seconds"][each.name]) for each in CONTESTANTS)
+        prl, workers, sb3 = (statistics.median(entry["seconds"][each.name]) for each in SETUPS)
         seconds = [f"{value:.1f}" for value in (prl, workers, sb3)]
         lines.append([env, f"{entry['steps']:,}", *seconds, f"{sb3 / prl:.2f}", f"{sb3 / workers:.2f}"])
     return lines

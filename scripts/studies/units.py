@@ -1,11 +1,8 @@
-"""One unit of work: train, play 100 fresh episodes with the final policy, write down both."""
+"""One unit of work: train, evaluate the final policy on 100 new episodes, and write the result."""
 
 from __future__ import annotations
 
-import csv
-import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -23,9 +20,13 @@ from baseline import train_and_play
 from plans import SB3, Unit
 from results import Curve, write_result
 
+from prl import ConfigError, episode_seed
+from prl.run.curves import read_curve
+from prl.run.files import versions
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 EPISODES = 100
-EVAL_SEED = 1_000_000  # the episodes' own; no training run has seen them
+EVAL_SEED = 1_000_000  # no training run has seen these episodes
 _CODE = ("prl", "workers", "learner", "scripts")
 
 
@@ -35,15 +36,15 @@ class UnitError(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a unit comes to.
+    """The result of a unit.
 
     Attributes:
-        timesteps: env steps of training; a little more than the budget, since updates are not cut short.
+        timesteps: env steps of training; a little more than the budget, since runs end with a whole update.
         returns: of the evaluation's episodes.
         train_seconds, eval_seconds: wall-clock, without imports.
         curve: pairs of steps and mean return of recent training episodes.
         settings: all of them.
-        command: what does the training again.
+        command: repeats the training.
     """
 
     timesteps: int
@@ -56,13 +57,20 @@ class Outcome:
 
 
 def run_unit(unit: Unit, folder: Path, *, jobs: int, num_workers: int, episodes: int = EPISODES) -> None:
-    """Carry out a unit, with so many episodes of evaluation, and write its result.
+    """Carry out a unit and write its result.
+
+    Args:
+        unit: what to train.
+        folder: of the results.
+        jobs: units that run at the same time, for the result.
+        num_workers: of a prl run; 0 steps inline.
+        episodes: of the evaluation.
 
     Raises:
         UnitError: training failed.
     """
-    code = versions()  # of what is about to run, not of what lies there hours later
-    outcome = run_peer(unit, episodes) if unit.variant == SB3 else run_prl(unit, num_workers, episodes)
+    code = code_versions()  # of what is about to run, not of what lies there hours later
+    outcome = run_baseline(unit, episodes) if unit.variant == SB3 else run_prl(unit, num_workers, episodes)
     write_result(folder, unit, describe(unit, outcome, jobs, code), outcome.curve)
 
 
@@ -80,14 +88,14 @@ def run_prl(unit: Unit, num_workers: int, episodes: int) -> Outcome:
             returns=returns,
             train_seconds=summary["wall_seconds"],
             eval_seconds=time.perf_counter() - start,
-            curve=read_progress(run / "progress.csv"),
+            curve=training_curve(run),
             settings=yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")),
             command=shlex.join(["python", "scripts/train.py", *flags]),
         )
 
 
 def training_flags(unit: Unit, num_workers: int) -> list[str]:
-    """Flags of `train.py`; the settings that they leave out are the presets of the env."""
+    """Flags of `train.py`; all other settings are the presets of the env."""
     return [
         "--env-id",
         unit.study.env_id,
@@ -102,7 +110,7 @@ def training_flags(unit: Unit, num_workers: int) -> list[str]:
 
 
 def train(flags: list[str], run: Path) -> None:
-    """Run `train.py` into a folder that is not there yet.
+    """Run `train.py` with a new run folder.
 
     Raises:
         UnitError: it failed.
@@ -115,7 +123,7 @@ def train(flags: list[str], run: Path) -> None:
 
 def evaluate(run: Path, episodes: int) -> list[float]:
     """The returns of the final policy, acting deterministically."""
-    import torch
+    import torch  # late: takes seconds, and only `one` needs it
 
     from prl.run.saved_run import evaluate_run
 
@@ -124,20 +132,17 @@ def evaluate(run: Path, episodes: int) -> list[float]:
     return [episode.episode_return for episode in played]
 
 
-def read_progress(path: Path) -> Curve:
-    """The curve of a run folder, without the updates before the first episode's end."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            (int(float(row["time/total_timesteps"])), float(row["rollout/ep_rew_mean"]))
-            for row in csv.DictReader(file)
-        ]
-    return [row for row in rows if math.isfinite(row[1])]
+def training_curve(run: Path) -> Curve:
+    """The curve of a run folder; empty if no episode has ended."""
+    try:
+        curve = read_curve(run)
+    except ConfigError:
+        return []
+    return [(int(steps), float(mean)) for steps, mean in zip(curve.steps, curve.returns, strict=True)]
 
 
-def run_peer(unit: Unit, episodes: int) -> Outcome:
+def run_baseline(unit: Unit, episodes: int) -> Outcome:
     """Train and evaluate Stable-Baselines3 on the same budget and the same episodes."""
-    from prl import episode_seed
-
     seeds = [episode_seed(EVAL_SEED, 0, number) for number in range(episodes)]
     found = train_and_play(unit.study.env_id, unit.budget, unit.seed, seeds)
     flags = ["--env", unit.study.slug, "--algo", SB3, "--seed", str(unit.seed), "--budget", str(unit.budget)]
@@ -146,6 +151,8 @@ def run_peer(unit: Unit, episodes: int) -> Outcome:
 
 def describe(unit: Unit, outcome: Outcome, jobs: int, code: dict[str, str | None]) -> dict[str, Any]:
     """The result as it is written."""
+    from prl import fingerprint  # late: loads torch
+
     returns = np.asarray(outcome.returns)
     return {
         "env_id": unit.study.env_id,
@@ -166,27 +173,22 @@ def describe(unit: Unit, outcome: Outcome, jobs: int, code: dict[str, str | None
         "train_wall_seconds": round(outcome.train_seconds, 2),
         "eval_wall_seconds": round(outcome.eval_seconds, 2),
         "jobs": jobs,
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "os": platform.system()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "os": platform.system(),
+            "fingerprint": fingerprint(),
+        },
         "versions": code,
         "settings": outcome.settings,
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Of the code that was measured; None is not installed."""
-    return {
-        "prl": commit(),
-        "torch": _version("torch"),
-        "gymnasium": _version("gymnasium"),
-        "sb3": _version("stable-baselines3"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def code_versions() -> dict[str, str | None]:
+    """Versions of the code that is measured; None is not installed."""
+    packages = {"torch": "torch", "gymnasium": "gymnasium", "sb3": "stable-baselines3"}
+    found = versions(packages.values())
+    return {"prl": commit(), **{name: found.get(package) for name, package in packages.items()}}
 
 
 def commit() -> str | None:

@@ -216,7 +216,7 @@ class Failing(Recorder):
         raise ValueError("out of order")
 
 
-def test_an_error_of_the_env_is_told_from_one_of_the_loop():
+def test_errors_of_the_env_and_of_the_loop_differ():
     with EnvVectorizer(lambda: Failing(Discrete(4)), 2, num_workers=0, max_episode_steps=9) as env:
         env.reset()
         with pytest.raises(ValueError, match="is 4, but"):
@@ -240,7 +240,7 @@ def test_an_error_of_the_env_is_told_from_one_of_the_loop():
         ([["a"] * 4], "states must hold numbers"),
     ],
 )
-def test_states_that_no_policy_can_judge(states, message):
+def test_states_that_the_policy_cannot_take(states, message):
     with pytest.raises(ValueError, match=message):
         PPO(False, 2, 4).get_action(states)
 

@@ -1,4 +1,4 @@
-"""The mutation check itself: every mistake has its place, and a test that cannot run has noticed nothing."""
+"""The mutation check itself: every mistake has its place, and tests that cannot run notice nothing."""
 
 import mutation_check
 import pytest
@@ -52,7 +52,9 @@ def project(tmp_path, monkeypatch):
     ],
     ids=["noticed", "survived", "fails anyway", "no such file", "no test"],
 )
-def test_noticed_or_not_or_cannot_be_told(project, test, text, code, out, err, capsys):
+def test_mistakes_that_are_noticed_or_not_and_tests_that_do_not_run(
+    project, test, text, code, out, err, capsys
+):
     found, printed = project(test, text, capsys)
     assert found == code
     assert out in printed.out

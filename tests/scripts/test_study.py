@@ -8,6 +8,7 @@ import signal
 import sys
 from types import SimpleNamespace
 
+import jobs
 import numpy as np
 import pytest
 import report
@@ -19,6 +20,7 @@ from intervals import bootstrap_interval, interquartile_mean
 from plans import SB3_SETTINGS, STUDIES, Study, Unit, find
 from results import curve_file, read_results, result_file, thinned, write_result
 
+from prl import fingerprint
 from prl.config.command_line import parse
 from prl.config.train_config import TrainConfig, to_yaml
 
@@ -97,7 +99,7 @@ def test_every_study_can_be_found_and_is_sound():
     assert set(SB3_SETTINGS) <= {entry.env_id for entry in STUDIES}
 
 
-def test_the_peer_has_fewer_seeds_unless_they_are_named():
+def test_the_baseline_has_fewer_seeds_unless_they_are_named():
     def seeds(*flags):
         args = study.parser().parse_args(["run", "--envs", "CartPole-v1", *flags])
         chosen = study.chosen_units(args)
@@ -151,7 +153,7 @@ def test_the_units_of_a_command():
         ("run --envs CartPole-v1 --algos dqn", "no variant dqn; there are prl, sb3"),
         ("one --env Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
         ("one --env prl/Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
-        ("report --folder no/such", "no/such is no folder of results"),
+        ("report --folder no/such", "no/such is not a folder of results"),
     ],
 )
 def test_what_there_is_not(command, message, capsys):
@@ -192,14 +194,14 @@ def stand_in(monkeypatch, tmp_path):
         path = str(result_file(folder, unit))
         return [sys.executable, "-S", "-c", WRITE, path, how, str(tmp_path / "done")]
 
-    monkeypatch.setattr(study, "unit_command", command)
-    monkeypatch.setattr(study, "_POLL", 0.01)
+    monkeypatch.setattr(jobs, "unit_command", command)
+    monkeypatch.setattr(jobs, "_POLL", 0.01)
     return SimpleNamespace(failing=failing, done=tmp_path / "done", folder=tmp_path / "results")
 
 
 def test_a_unit_with_a_result_is_not_done_again(stand_in, leaves_nothing, capsys):
-    assert study.run_units([unit(0), unit(1)], stand_in.folder, jobs=1) == 0
-    assert study.run_units([unit(0), unit(1), unit(2)], stand_in.folder, jobs=2) == 0
+    assert jobs.run_units([unit(0), unit(1)], stand_in.folder, jobs=1) == 0
+    assert jobs.run_units([unit(0), unit(1), unit(2)], stand_in.folder, jobs=2) == 0
     assert stand_in.done.read_text().split() == ["prl-seed0", "prl-seed1", "prl-seed2"]
     assert "2 of 3 units are done" in capsys.readouterr().out
 
@@ -207,14 +209,14 @@ def test_a_unit_with_a_result_is_not_done_again(stand_in, leaves_nothing, capsys
 def test_a_failed_unit_leaves_nothing_and_is_done_again(stand_in, leaves_nothing, capsys):
     stand_in.failing.add(1)
     todo = [unit(0), unit(1)]
-    assert study.run_units(todo, stand_in.folder, jobs=2) == 1
+    assert jobs.run_units(todo, stand_in.folder, jobs=2) == 1
     assert not result_file(stand_in.folder, unit(1)).exists()
     assert not curve_file(stand_in.folder, unit(1)).exists()
     said = capsys.readouterr().out
     assert "CartPole-v1 prl seed 1: failed" in said
     assert "    it went wrong" in said
     stand_in.failing.clear()
-    assert study.run_units(todo, stand_in.folder, jobs=2) == 0
+    assert jobs.run_units(todo, stand_in.folder, jobs=2) == 0
     assert sorted(stand_in.done.read_text().split()) == ["prl-seed0", "prl-seed1"]
 
 
@@ -229,21 +231,21 @@ def test_an_interrupted_unit_is_stopped_and_leaves_nothing(monkeypatch, tmp_path
             return [sys.executable, "-S", "-c", "import os, signal; os.kill(os.getppid(), signal.SIGINT)"]
         return [sys.executable, "-S", "-c", "import time; time.sleep(1000)"]
 
-    monkeypatch.setattr(study, "unit_command", command)
+    monkeypatch.setattr(jobs, "unit_command", command)
     with pytest.raises(KeyboardInterrupt), study.stop_on_signals():
-        study.run_units([unit(1), unit(0)], tmp_path, jobs=2)
+        jobs.run_units([unit(1), unit(0)], tmp_path, jobs=2)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_results_of_another_budget_are_not_taken(stand_in):
-    study.run_units([unit(0)], stand_in.folder, jobs=1)
-    with pytest.raises(study.StudyError, match=r"another budget than 2,000; choose another --folder"):
-        study.run_units([unit(0, budget=2000)], stand_in.folder, jobs=1)
+    jobs.run_units([unit(0)], stand_in.folder, jobs=1)
+    with pytest.raises(jobs.StudyError, match=r"another budget than 2,000; choose another --folder"):
+        jobs.run_units([unit(0, budget=2000)], stand_in.folder, jobs=1)
 
 
 def test_the_command_of_a_unit_is_one_that_the_parser_takes(tmp_path):
-    line = study.unit_command(unit(3, "prl-rnd", CHAIN), tmp_path, jobs=2, num_workers=1)
+    line = jobs.unit_command(unit(3, "prl-rnd", CHAIN), tmp_path, jobs=2, num_workers=1)
     args = study.parser().parse_args(line[2:])
     assert (find(args.env), args.algo, args.seed, args.budget) == (CHAIN, "prl-rnd", 3, 1000)
     assert (args.jobs, args.num_workers, args.folder) == (2, 1, tmp_path)
@@ -279,8 +281,14 @@ def test_a_unit_of_prl(monkeypatch, tmp_path):
     assert (found["timesteps"], found["train_wall_seconds"], found["jobs"]) == (1024, 2.5, 2)
     assert found["command"] == f"python scripts/train.py {flags}"
     assert found["versions"]["torch"] is not None
+    assert found["machine"]["fingerprint"] == fingerprint()
     with (tmp_path / "Chain-v0" / "prl-rnd-seed4.csv").open() as file:
         assert list(csv.reader(file)) == [["timesteps", "mean_return"], ["512", "0.5"], ["1024", "0.75"]]
+
+
+def test_without_an_episode_the_curve_is_empty(tmp_path):
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,rollout/ep_rew_mean\n256,nan\n")
+    assert units.training_curve(tmp_path) == []
 
 
 def test_a_result_is_one_line_per_key(tmp_path):
@@ -294,7 +302,7 @@ def test_a_result_is_one_line_per_key(tmp_path):
 def test_the_report_of_an_env():
     found = {"prl": [result(seed, mean=mean) for seed, mean in enumerate([500.0] * 9 + [20.0])]}
     found["sb3"] = [result(0, "sb3", 490.0), result(1, "sb3", 480.0)]
-    text = report.report_text([CART], {CART.env_id: found}, "results", {"CartPole-v1"})
+    text = report.report_text({CART.env_id: found}, "results", {"CartPole-v1"})
     # 7 % of the resamples have the bad seed thrice or more, 1.3 % four times; two are trimmed: 500 - 480 / 6.
     assert "| CartPole-v1 | 100,000 | 500 | prl | 10 of 10 | 500.0 | 420.0 .. 500.0 | 64 | yes |" in text
     assert "| sb3 | 2 of 5 | 485.0 (plain mean: too few seeds) | 480.0 .. 490.0 | 60 | no, so far |" in text
@@ -327,7 +335,7 @@ def test_targets_in_words():
     assert report.target_text(find("Pong-v5"), "prl") == "none"
 
 
-def test_contestants_train_in_turns_and_medians_are_compared(tmp_path):
+def test_setups_train_in_turns_and_medians_are_compared(tmp_path):
     asked = []
     seconds = iter([2.0, 1.0, 4.0, 8.0, 4.0, 16.0, 3.0, 1.0, 5.0])
 
@@ -346,7 +354,7 @@ def test_contestants_train_in_turns_and_medians_are_compared(tmp_path):
     speed.write(tmp_path, found)
     assert speed.read(tmp_path) == found
     assert speed.rows(found) == [["CartPole-v1", "10,000", "3.0", "1.0", "5.0", "1.67", "5.00"]]
-    page = report.report_text([CART], {CART.env_id: {"prl": [result()]}}, "results", times=found)
+    page = report.report_text({CART.env_id: {"prl": [result()]}}, "results", times=found)
     assert "| CartPole-v1 | 10,000 | 3.0 | 1.0 | 5.0 | 1.67 | 5.00 |" in page
 
 
@@ -372,15 +380,23 @@ def test_published_results_are_of_the_settings_that_their_command_gives_today(re
         )
 
 
+def test_the_published_page_is_made_from_the_published_results():
+    folder = study._FOLDER
+    pictures = [path.stem for path in folder.glob("*.png")]
+    text = report.report_text(report.results_in(folder), folder.name, pictures, speed.read(folder))
+    page = folder.with_suffix(".md").read_text(encoding="utf-8")
+    assert report.between_marks(page, text) == page, "python scripts/studies/study.py report writes it anew"
+
+
 def test_nothing_was_timed(tmp_path):
     assert speed.read(tmp_path) is None
-    assert "speed" not in report.report_text([CART], {CART.env_id: {"prl": [result()]}}, "results")
+    assert "speed" not in report.report_text({CART.env_id: {"prl": [result()]}}, "results")
 
 
-def test_only_what_the_peer_plays_is_timed(tmp_path, capsys, monkeypatch):
+def test_only_envs_with_settings_of_the_baseline_are_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(study, "need", lambda module, package: None)
     assert study.main(["speed", "--envs", "Chain-v0", "--folder", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "study.py: the peer has no settings for Chain-v0\n"
+    assert capsys.readouterr().err == "study.py: the baseline has no settings for Chain-v0\n"
 
 
 def test_without_a_target_there_is_no_verdict():
@@ -433,7 +449,7 @@ def test_the_list_counts_what_is_done(tmp_path, capsys):
     assert ["CartPole-v1", "100,000", "500", "sb3", "0", "of", "5"] in lines
 
 
-def test_the_peer_gets_its_settings():
+def test_the_baseline_gets_its_settings():
     import torch
     from baseline import ppo_arguments
 
