@@ -1,7 +1,8 @@
-"""prl: PPO on any Gymnasium environment, learnt from many environment processes at once.
+"""prl: PPO on any Gymnasium environment, trained in many environment processes at once.
 
-The same seed gives the same weights on any number of workers and either transport. Names are loaded when they
-are first used, so that a worker process which imports a module of this package need not import torch.
+The same seed gives the same weights on any number of workers and over either transport; `prl.train` says what
+that takes. Names are loaded when they are first used, so that a worker process which imports a module of this
+package need not import torch.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     import prl.utils as utils  # noqa: PLR0402 - "from prl import utils" would look for this very name
     from learner.fingerprint import fingerprint
     from learner.policy import ActorCritic
-    from learner.ppo import PPOConfig, PPOLearner
+    from learner.ppo import PPOLearner
+    from learner.ppo_config import PPOConfig
     from prl.config.train_config import ConfigError, TrainConfig
     from prl.custom_loop import EnvVectorizer, VecMemory
     from prl.pools import make_pool
     from prl.quickstart import PPO, AsyncPPO
+    from prl.run.sinks import Sink
     from prl.run.train import train
     from prl.training.collect import collect
     from prl.training.evaluate import evaluate
@@ -36,6 +39,7 @@ __all__ = [
     "PPOConfig",
     "PPOLearner",
     "Report",
+    "Sink",
     "TrainConfig",
     "Trainer",
     "VecMemory",
@@ -56,9 +60,10 @@ _HOME = {
     "AsyncPPO": "prl.quickstart",
     "ConfigError": "learner.settings",
     "EnvVectorizer": "prl.custom_loop",
-    "PPOConfig": "learner.ppo",
+    "PPOConfig": "learner.ppo_config",
     "PPOLearner": "learner.ppo",
     "Report": "prl.training.trainer",
+    "Sink": "prl.run.sinks",
     "TrainConfig": "prl.config.train_config",
     "Trainer": "prl.training.trainer",
     "VecMemory": "prl.custom_loop",

@@ -1,17 +1,21 @@
-"""Every command: the table, and how each error ends in one clear line."""
+"""The table of commands, and the one clear line that each error ends in."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from learner.errors import NoLegalAction, NonFiniteError
 from learner.settings import ConfigError
 from prl.commands.command import Command
 from prl.config.command_line import parse
+from prl.run.files import WriteError
 from prl.run.signals import Stopped
 from prl.run.weights import WeightsError
 from workers.errors import EnvError, WorkerError
@@ -24,6 +28,7 @@ COMMANDS = {
 }
 """Command names and what they do. Command `a-b` is `COMMAND` of the module `prl.commands.a_b`."""
 
+_PACKAGE = Path(__file__).parents[1]
 _BAD_INPUT = 2
 _FAILED = 1
 
@@ -45,7 +50,7 @@ def dispatch(argv: Sequence[str], prog: str) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-        say("prl", f"unknown command {name!r}; {hint}")
+        log("prl", f"unknown command {name!r}; {hint}")
         return _BAD_INPUT
     return run(name, rest, f"{prog} {name}")
 
@@ -53,8 +58,8 @@ def dispatch(argv: Sequence[str], prog: str) -> int:
 def run(name: str, argv: Sequence[str], prog: str) -> int:
     """Run the command `name`. Returns the exit code.
 
-    Bad input ends in one line and code 2; a later failure in one line, the env's traceback if there is one,
-    and code 1.
+    Invalid input prints one line and gives code 2. A later failure prints one line and, if the env failed,
+    its traceback, and gives code 1.
 
     Args:
         name: one of `COMMANDS`.
@@ -63,15 +68,16 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
     """
     command: Command[Any] = importlib.import_module(f"prl.commands.{name.replace('-', '_')}").COMMAND
     try:
-        command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))
+        with _warnings_in_one_line(name):
+            command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))
     except (ConfigError, EnvError, WeightsError) as error:
-        say(name, error, getattr(error, "traceback", ""))
+        log(name, error, getattr(error, "traceback", ""))
         return _BAD_INPUT
-    except (WorkerError, NonFiniteError, NoLegalAction) as error:
-        say(name, error, getattr(error, "traceback", ""))
+    except (WorkerError, NonFiniteError, NoLegalAction, WriteError) as error:
+        log(name, error, getattr(error, "traceback", ""))
         return _FAILED
     except Stopped as stop:
-        say(name, stop)
+        log(name, stop)
         return stop.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         sys.stderr.close()
@@ -79,8 +85,27 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
     return 0
 
 
-def say(name: str, line: object, traceback: str = "") -> None:
-    """A line on stderr for the user of the command `name`, and a traceback below it."""
-    print(f"{name}: {line}", file=sys.stderr)
+def log(name: str, message: object, traceback: str = "") -> None:
+    """Print a message for the user of the command `name` to stderr, and below it a traceback, if any."""
+    print(f"{name}: {message}", file=sys.stderr)
     if traceback:
         print(traceback.rstrip(), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(name: str) -> Iterator[None]:
+    """Print prl's own warnings like all messages of a command: without the line of code that warns."""
+    original = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning and _PACKAGE in Path(filename).parents:
+            return f"{name}: {message}\n"
+        return original(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original

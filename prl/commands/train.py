@@ -20,12 +20,12 @@ def _train(config: TrainConfig) -> None:
         for name, needed in unused_settings(config)
         if name not in from_preset  # the user did not set it, so it is no surprise
     ]
-    summary = train(config, messages, lambda line: print(f"train: {line}", file=sys.stderr))
+    summary = train(config, messages, log=lambda line: print(f"train: {line}", file=sys.stderr))
     mean = summary["mean_return"]
     print(
         f"{summary['env_id']}: {summary['timesteps']:,} steps in {summary['wall_seconds']:.1f} s "
         f"({summary['steps_per_second']:,.0f} steps/s), {summary['episodes']:,} episodes, "
-        + ("none has ended" if mean is None else f"mean return {mean:.1f}")
+        + ("none ended" if mean is None else f"mean return {mean:.1f}")
     )
 
 

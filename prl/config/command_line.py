@@ -19,6 +19,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from learner.settings import ConfigError, type_in_words
 from prl.config.preset import find_preset
+from prl.config.yaml_format import Unwritten, load
 
 Config = TypeVar("Config")
 
@@ -26,7 +27,7 @@ Config = TypeVar("Config")
 def parse(
     config_class: type[Config], argv: Sequence[str], *, prog: str, positional: str | None = None
 ) -> Config:
-    """Build a config of flags and, if `--config FILE` is among them, of a YAML file below them.
+    """Build a config from flags and, if `--config FILE` is among them, from a YAML file that they override.
 
     Args:
         config_class: a flat dataclass; its docstring's `Attributes` are the help texts, in their order.
@@ -54,11 +55,42 @@ def parse(
         if get_origin(hints[name]) is Mapping and not isinstance(value, Mapping):
             # Key by key: one more argument for an env should not take away those of its preset.
             values[name] = {**(parser.get_default(name) or {}), **_key_values(name, value)}
-    return config_class(**values)
+    return config_class(**_complete(values, file))
+
+
+def read_config(config_class: type[Config], file: Path) -> Config:
+    """The config in a YAML file; what the file does not say has its default.
+
+    Args:
+        config_class: a flat dataclass.
+        file: holds a mapping of fields to values.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    hints = get_type_hints(config_class)
+    parser = _parser(config_class, hints, "", None)
+    return config_class(**_complete(_file_values(parser, hints, file), file))
+
+
+def _complete(values: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    """The values, none of which may be missing from the file because YAML could not hold it.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name, mapping in values.items():
+        for key, value in mapping.items() if isinstance(mapping, Mapping) else ():
+            if isinstance(value, Unwritten):
+                raise ConfigError(
+                    f"{file}: {name}.{key} was an object that YAML cannot hold ({value.description}); "
+                    f"give another value, or train from Python with TrainConfig({name}=...)"
+                )
+    return values
 
 
 def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
-    """The settings that prl has for the env that flags and file name."""
+    """The settings that ship with prl for the env that flags and file name."""
     known = parser.parse_args(list(argv))
     preset = find_preset(known.env_id, known.preset)
     return {} if preset is None else _checked(parser, hints, preset.settings, f"preset {preset.pattern}")
@@ -67,12 +99,11 @@ def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Seque
 def _parser(
     config_class: type[Any], hints: Mapping[str, Any], prog: str, positional: str | None
 ) -> ArgumentParser:
-    doc = docstring_parser.parse(config_class.__doc__ or "")
-    help_of = {param.arg_name: " ".join((param.description or "").split()) for param in doc.params}
+    help_of = _help_texts(config_class)
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} {positional.upper() + ' ' if positional else ''}[flags]",
-        description=doc.short_description,
+        description=docstring_parser.parse(config_class.__doc__ or "").short_description,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -84,7 +115,7 @@ def _parser(
         default: Any = item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        options: dict[str, Any] = {"help": help_of.get(item.name, "")}
+        options: dict[str, Any] = {"help": help_of[item.name]}
         if item.name != positional:
             options["default"] = default
         if hint is bool:
@@ -97,6 +128,17 @@ def _parser(
             options["type"] = hint
         parser.add_argument(flag, **options)
     return parser
+
+
+def _help_texts(config_class: type[Any]) -> dict[str, str]:
+    """The texts of a dataclass's docstring and of its base classes', by field and in their order."""
+    texts: dict[str, str] = {}
+    for cls in config_class.__mro__:
+        for param in docstring_parser.parse(cls.__doc__ or "").params if "__doc__" in vars(cls) else ():
+            text = re.sub(r"\bNone\b", "null", " ".join((param.description or "").split()))
+            texts.setdefault(param.arg_name, text.replace("%", "%%"))
+    fields = {item.name for item in dataclasses.fields(config_class)}
+    return {name: text for name, text in texts.items() if name in fields}
 
 
 def _flag(name: str) -> str:
@@ -113,7 +155,7 @@ def _config_file(argv: Sequence[str]) -> Path | None:
 
 def _file_values(parser: ArgumentParser, hints: Mapping[str, Any], file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text()) or {}
+        values = load(file.read_text()) or {}
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -144,7 +186,7 @@ def _checked(
 
 
 def _right_container(hint: Any, value: Any) -> bool:
-    """What the parser would not check, or would trip over: nulls, mappings and lists."""
+    """Check what the parser does not check or cannot handle: nulls, mappings and lists."""
     if value is None:
         return type(None) in get_args(hint)
     if get_origin(hint) is Mapping:
@@ -159,7 +201,7 @@ def _key_values(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         if not (key and equals):
             raise ConfigError(f"{_flag(name)} takes key=value, got {pair!r}")
         try:
-            result[key] = yaml.safe_load(text)
+            result[key] = load(text)
         except yaml.YAMLError:
             result[key] = text
     return result

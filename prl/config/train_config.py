@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import yaml
-
-from learner.ppo import PPOConfig
+from learner.ppo_config import PPOConfig
 from learner.settings import ConfigError, Rule, check
+from prl.config.yaml_format import Unwritten, dump, writable
 
-__all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings"]
+__all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings", "unwritable_settings"]
 
 
 @dataclass(frozen=True)
@@ -24,55 +22,45 @@ class TrainConfig(PPOConfig):
 
     Attributes:
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
-        env_kwargs: keyword arguments of the env, as key=value.
+        env_kwargs: keyword arguments of the env, as key=value. Values are read as YAML: 3, 1e-3, true, no,
+            null, [1, 2]; quotes make text of them, as in 'key="no"'.
         wrappers: put around the env from the inside out, each as module:Class or
             "module:Class(key=value, ...)".
-        preset: auto takes the settings that prl has for the env id, if any; none takes no notice of them;
-            the id of another env takes those of that env. Flags and config file win over them.
-        max_episode_steps: cut episodes after so many steps; null keeps the env's own limit.
-        num_envs: environments in all.
+        preset: auto takes the settings that ship with prl for the env id, if any; none ignores presets; the
+            id of another env takes the settings of that env. Flags and config file win over them.
+        max_episode_steps: truncate episodes after this number of steps; null keeps the env's own limit.
+        ends_by_itself: the env ends every episode itself, although it is registered without a time limit.
+            Evaluations still cut episodes after 27,000 steps.
+        action_masks: never choose an action that the env's action_mask rules out; false ignores masks.
+        num_envs: number of environments.
         num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
             the learner's own process.
-        num_groups: step the envs in so many groups; 2 lets the policy act for one while the other steps.
+        num_groups: step the envs in this number of groups; 2 lets the policy act for one while the other
+            steps.
         transport: rows in shared memory, or everything through the pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
+        start_timeout: seconds a worker may take to start and to build its envs.
         pin_workers: with at least as many workers as cores, keep each on one core.
-        total_timesteps: the run ends with the first update that has seen so many env steps.
+        total_timesteps: the run ends with the first update at or beyond this number of env steps.
         rollout: a round is one whole episode of every env, or num_steps steps of every env.
         num_steps: steps per env and round, with rollout steps.
-        batch_size: an update waits for at least so many steps, in as many rounds as that takes.
+        batch_size: an update waits for at least this number of steps, in as many rounds as that takes.
         seed: of everything random in the run.
         hidden_sizes: of the actor's and of the critic's network.
         activation: between their layers.
         log_std_init: initial log standard deviation of continuous actions.
-        encoder: a torch module of one's own, as module:Class; called with the observation space, it makes
-            features of observations for actor and critic.
-        normalize_obs: numbers in observations by running mean and standard deviation; up to 2048 steps of the
-            untrained policy give the first ones.
-        normalize_reward: divide rewards by the running standard deviation of the discounted return.
+        encoder: a custom torch module, as module:Class; called with the observation space, it turns
+            observations into features for actor and critic.
+        normalize_obs: normalize numbers in observations by running mean and standard deviation; up to 2048
+            steps of the untrained policy give the first statistics.
         device: cpu, cuda, cuda:1, ... or auto for a GPU if there is one.
         torch_threads: of the learner; part of what a seed means, since sums depend on it.
         run_folder: where the run is written; null makes a new folder below runs/.
-        actor_lr: Adam's step size for the actor.
-        critic_lr: Adam's step size for the critic.
-        anneal_lr: scale both step sizes linearly to 0 over the run.
-        anneal_clip_range: scale clip_range linearly to 0 over the run.
-        gamma: discount.
-        gae_lambda: lambda of the advantage estimate.
-        clip_range: how far the probability ratio may move; 0.2 is 20 percent.
-        clip_range_vf: how far a value may move in an update; null does not clip.
-        num_epochs: passes over each batch.
-        minibatch_size: steps per optimiser step.
-        normalize_advantage: to mean 0 and standard deviation 1, per minibatch.
-        ent_coef: weight of the entropy bonus.
-        vf_coef: weight of the value loss.
-        max_grad_norm: bound on the gradient's norm.
-        target_kl: end an update once approx_kl exceeds 1.5 times this; null never does.
         rnd: reward states that are new to the learner (Random Network Distillation).
         rnd_coef: weight of the advantages of that reward beside those of the env's.
-        rnd_gamma: its discount.
-        rnd_lr: Adam's step size for its networks.
-        eval_freq: evaluate after every so many env steps, on envs of their own; 0 never does.
+        rnd_gamma: discount of that reward.
+        rnd_lr: Adam's step size for the networks of that reward.
+        eval_freq: evaluate once per this number of env steps, on separate envs; 0 never does.
         eval_episodes: episodes of an evaluation.
 
     Raises:
@@ -84,11 +72,14 @@ class TrainConfig(PPOConfig):
     wrappers: Sequence[str] = ()
     preset: str = "auto"
     max_episode_steps: int | None = None
+    ends_by_itself: bool = False
+    action_masks: bool = True
     num_envs: int = 32
     num_workers: int | None = None
     num_groups: int = 1
     transport: Literal["shared", "pipe"] = "shared"
     step_timeout: float = 60.0
+    start_timeout: float = 120.0
     pin_workers: bool = True
     total_timesteps: int = 100_000
     rollout: Literal["episodes", "steps"] = "episodes"
@@ -103,9 +94,6 @@ class TrainConfig(PPOConfig):
     device: str = "auto"
     torch_threads: int = 1
     run_folder: Path | None = None
-    actor_lr: float = 1e-3
-    critic_lr: float = 2.5e-3
-    minibatch_size: int = 256
     rnd: bool = False
     rnd_coef: float = 0.5
     rnd_gamma: float = 0.99
@@ -135,7 +123,11 @@ _RULES: tuple[Rule, ...] = (
     ),
     ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),
     ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
-    ("step_timeout", lambda v: 0.0 < v <= 86_400.0, "a positive number of seconds, at most 86400"),
+    (
+        "step_timeout start_timeout",
+        lambda v: 0.0 < v <= 86_400.0,
+        "a positive number of seconds, at most 86400",
+    ),
     ("eval_freq", lambda v: v >= 0, "0 (never) or more"),
     ("eval_episodes", lambda v: v >= 1, "at least 1"),
     ("rnd_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),
@@ -163,18 +155,25 @@ def unused_settings(config: TrainConfig) -> list[tuple[str, str]]:
 
 
 def to_yaml(config: TrainConfig) -> str:
-    """All settings as YAML that `train.py --config` takes."""
-    plain: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, Path):
-            value = str(value)
-        elif isinstance(value, np.generic):
-            value = value.item()
-        elif isinstance(value, Mapping):
-            value = dict(value)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            value = list(value)
-        plain[item.name] = value
-    text: str = yaml.safe_dump(plain, sort_keys=True)
-    return text
+    """All settings as YAML that `train.py --config` takes.
+
+    Arguments of the env that YAML cannot hold (functions, arrays, ...) are marked, and reading the file
+    then asks for them; see `unwritable_settings`.
+    """
+    return dump({name: writable(value) for name, value in _as_written(config).items()})
+
+
+def unwritable_settings(config: TrainConfig) -> dict[str, str]:
+    """Settings that `to_yaml` cannot write: name, e.g. "env_kwargs.bonus", and description of the value."""
+    kwargs = _as_written(config)["env_kwargs"]
+    return {
+        f"env_kwargs.{name}": value.description
+        for name, value in kwargs.items()
+        if isinstance(value, Unwritten)
+    }
+
+
+def _as_written(config: TrainConfig) -> dict[str, Any]:
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    values["env_kwargs"] = {name: writable(value) for name, value in config.env_kwargs.items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

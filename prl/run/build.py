@@ -1,4 +1,4 @@
-"""What a run consists of, made of its config: env factory, policy, learner, pool, and where it computes."""
+"""The parts of a run, made from its config: env factory, pool, policy, learner, device."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-import torch.multiprocessing
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.rnd import RND
 from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig
+from prl.pools import make_pool
+from prl.run.torch_state import standard_torch, use_deterministic_algorithms
 from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
+from workers.pool import EnvPool
+
+LONGEST_EPISODE = 27_000
+"""Steps after which evaluations cut episodes that have no time limit; Atari's longest have as many."""
 
 
+# `standard_torch`: building an env or importing an encoder runs the user's code in the learner's process.
+
+
+@standard_torch()
 def build_factory(config: TrainConfig) -> EnvFactory:
     """The factory of a config's envs, with its wrappers.
 
@@ -34,6 +43,29 @@ def build_factory(config: TrainConfig) -> EnvFactory:
     )
 
 
+@standard_torch()
+def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPool:
+    """A pool of a config's envs, in its number of worker processes.
+
+    Args:
+        config: of the run.
+        factory: builds each env.
+        num_envs: N.
+
+    Raises:
+        WorkerError: a worker could not be started, or an env not be built.
+    """
+    return make_pool(
+        factory,
+        num_envs,
+        config.num_workers,
+        transport=config.transport,
+        step_timeout=config.step_timeout,
+        pin_workers=config.pin_workers,
+    )
+
+
+@standard_torch()
 def build_policy(factory: EnvFactory, config: TrainConfig) -> ActorCritic:
     """The untrained policy of a config.
 
@@ -80,34 +112,43 @@ def _load_encoder(name: str, observation_space: gym.Space[Any]) -> torch.nn.Modu
 
 def build_learner(policy: ActorCritic, config: TrainConfig) -> PPOLearner:
     """The update of a config, for a policy that is on its device."""
-    exploration = None
-    if config.rnd:
-        exploration = RND(
-            policy.observation_space,
-            coef=config.rnd_coef,
-            gamma=config.rnd_gamma,
-            gae_lambda=config.gae_lambda,
-            lr=config.rnd_lr,
-            max_grad_norm=config.max_grad_norm,
-            hidden_sizes=config.hidden_sizes,
-            seed=config.seed,
-            device=policy.device,
-        )
+    try:
+        exploration = _rnd(policy, config) if config.rnd else None
+    except ValueError as error:
+        raise ConfigError(f"rnd cannot be used: {error}") from error
     return PPOLearner(policy, config, exploration)
 
 
+def _rnd(policy: ActorCritic, config: TrainConfig) -> RND:
+    return RND(
+        policy.observation_space,
+        coef=config.rnd_coef,
+        gamma=config.rnd_gamma,
+        gae_lambda=config.gae_lambda,
+        lr=config.rnd_lr,
+        max_grad_norm=config.max_grad_norm,
+        hidden_sizes=config.hidden_sizes,
+        seed=config.seed,
+        device=policy.device,
+    )
+
+
 def check_trainable(factory: EnvFactory) -> None:
-    """Whole episodes, in rounds as in evaluations, need an end.
+    """Check that episodes end, as rounds of whole episodes need.
 
     Raises:
         EnvError: nothing says that the env's episodes end.
     """
     if not factory.has_time_limit:
         raise EnvError(
-            f"{factory.name} has no time limit, so an episode might never end; "
-            "set one with --max-episode-steps (max_episode_steps=), or train with --rollout steps and "
-            "without evaluation"
+            f"{factory.name} has no time limit, so an episode might never end; set one with "
+            "--max-episode-steps (max_episode_steps=), or train with --rollout steps"
         )
+
+
+def evaluation_limit(config: TrainConfig, factory: EnvFactory) -> int | None:
+    """The steps after which evaluations cut an episode; None if the env has a time limit."""
+    return None if factory.has_time_limit else LONGEST_EPISODE
 
 
 def pick_device(name: str) -> torch.device:
@@ -131,14 +172,9 @@ def pick_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
-    """Fix what bits depend on, for the time of a run: the number of threads, and CUDA's choice of kernels."""
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(torch_threads)
-    if device.type == "cuda":
-        torch.use_deterministic_algorithms(True)
-    try:
+    """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults."""
+    with standard_torch():
+        torch.set_num_threads(torch_threads)
+        if device.type == "cuda":
+            use_deterministic_algorithms(True)
         yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)

@@ -1,157 +1,173 @@
-"""Evaluation of the present policy from time to time while it is trained."""
+"""Evaluation of the policy at regular intervals while it is trained."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from learner.policy import ActorCritic
-from prl.run.run_folder import RunFolder
 from prl.run.sinks import Sink
 from prl.training.evaluate import Episode, evaluate
-from prl.training.trainer import Report
 from workers.errors import WorkerError
 from workers.pool import EnvPool
-from workers.seeding import episode_seed
-
-_STREAM = 4  # of the run's seed; the trainer uses 1 to 3, and 0 is that of training's episodes
+from workers.seeding import episode_seed, evaluation_seed
 
 NO_EVALUATION: dict[str, Any] = {"eval_mean_return": None, "best_mean_return": None, "best_timesteps": None}
-"""What the summary of a run says that has no evaluation."""
+"""What the summary of a run without evaluations says about them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluation.
+
+    Attributes:
+        timesteps: env steps of training before it.
+        episodes: at least one, in the order of their seeds.
+    """
+
+    timesteps: int
+    episodes: tuple[Episode, ...]
+
+    @property
+    def mean_return(self) -> float:
+        """The mean of the episodes' undiscounted returns."""
+        return float(np.mean(self._returns))
+
+    @property
+    def std_return(self) -> float:
+        """The standard deviation of the episodes' returns themselves (divided by E, not by E - 1)."""
+        return float(np.std(self._returns))
+
+    @property
+    def mean_length(self) -> float:
+        """The mean length of the episodes, in steps."""
+        return float(np.mean([episode.length for episode in self.episodes]))
+
+    @property
+    def _returns(self) -> list[float]:
+        return [episode.episode_return for episode in self.episodes]
+
+    def metrics(self) -> dict[str, float]:
+        """For sinks, under the names of Stable-Baselines3."""
+        return {
+            "eval/timesteps": float(self.timesteps),
+            "eval/mean_reward": self.mean_return,
+            "eval/std_reward": self.std_return,
+            "eval/min_reward": min(self._returns),
+            "eval/max_reward": max(self._returns),
+            "eval/mean_ep_length": self.mean_length,
+            "eval/episodes": float(len(self.episodes)),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationSchedule:
+    """When a run evaluates its policy, and where.
+
+    Attributes:
+        pool: of envs that training does not use.
+        freq: env steps of training from one evaluation to the next.
+        episodes: of each evaluation.
+        max_episode_steps: episodes are cut after this number of steps, with a warning; None never cuts.
+    """
+
+    pool: EnvPool
+    freq: int
+    episodes: int
+    max_episode_steps: int | None = None
 
 
 class PeriodicEvaluation:
     """Evaluates after the first update at or beyond each multiple of `freq` steps, and at the end of the run.
 
-    A sink of the trainer's reports, so the trainer knows nothing of it. The episodes have the same seeds in
-    every evaluation, and training has others. Where the results go is up to `sinks` and `best_sinks`: they
-    get the trainer's report with the evaluation's metrics in place of its own.
+    It stands outside the training loop and changes nothing about the training. The episodes have the same
+    seeds in every evaluation, and training has others.
 
     Args:
         policy: under training; plays deterministically and is not changed.
-        pool: of envs that are not those of training.
-        freq: env steps.
-        episodes: of an evaluation.
+        schedule: when and where.
         total_timesteps: of the run.
         seed: of the run.
+        sinks: get the metrics of every evaluation; they are closed by their owner.
+        on_best: called with each evaluation whose mean return is higher than all before, after the sinks.
 
     Attributes:
-        sinks: get every evaluation.
-        best_sinks: get those whose mean return is higher than all before.
-        best: the report of the best evaluation so far; of equals the earliest.
-        last: the report of the last evaluation.
+        best: the best evaluation so far; of equal ones the earliest.
+        last: the last evaluation.
     """
 
     def __init__(
         self,
         policy: ActorCritic,
-        pool: EnvPool,
+        schedule: EvaluationSchedule,
         *,
-        freq: int,
-        episodes: int,
         total_timesteps: int,
         seed: int,
+        sinks: Sequence[Sink] = (),
+        on_best: Callable[[Evaluation], None] = lambda evaluation: None,
     ) -> None:
         self._policy = policy
-        self._pool = pool
-        self._freq = freq
+        self._schedule = schedule
         self._total_timesteps = total_timesteps
-        self._seeds = evaluation_seeds(seed, episodes)
+        self._seeds = evaluation_seeds(seed, schedule.episodes)
+        self._sinks = tuple(sinks)
+        self._on_best = on_best
         self._timesteps = 0
-        self.sinks: list[Sink] = []
-        self.best_sinks: list[Sink] = []
-        self.best: Report | None = None
-        self.last: Report | None = None
+        self.best: Evaluation | None = None
+        self.last: Evaluation | None = None
 
-    def write(self, report: Report) -> None:
-        """See `Sink`.
+    def after_update(self, timesteps: int) -> None:
+        """Evaluate if it is time to.
+
+        Args:
+            timesteps: env steps since the run began.
 
         Raises:
             WorkerError, NonFiniteError: see `evaluate`.
         """
-        passed = report.timesteps // self._freq > self._timesteps // self._freq
-        self._timesteps = report.timesteps
-        if not passed and report.timesteps < self._total_timesteps:
-            return
+        freq = self._schedule.freq
+        is_due = timesteps // freq > self._timesteps // freq or timesteps >= self._total_timesteps
+        self._timesteps = timesteps
+        if is_due:
+            self._record(self._evaluate(timesteps))
+
+    def _evaluate(self, timesteps: int) -> Evaluation:
+        schedule = self._schedule
         try:
-            episodes = evaluate(self._policy, self._pool, self._seeds)
+            episodes = evaluate(
+                self._policy, schedule.pool, self._seeds, max_episode_steps=schedule.max_episode_steps
+            )
         except WorkerError as error:
             error.args = (f"in the evaluation, {error}",)  # its env and episode numbers are not training's
             raise
-        found = dataclasses.replace(report, metrics=summarize(episodes, report.timesteps))
-        improved = self.best is None or _mean_return(found) > _mean_return(self.best)
-        self.last = found
-        self.best = found if improved else self.best
-        for sink in [*self.sinks, *(self.best_sinks if improved else [])]:
-            sink.write(found)
+        return Evaluation(timesteps, tuple(episodes))
 
-    def close(self) -> None:
-        """See `Sink`."""
-        for sink in [*self.sinks, *self.best_sinks]:
-            sink.close()
+    def _record(self, evaluation: Evaluation) -> None:
+        improved = self.best is None or evaluation.mean_return > self.best.mean_return
+        self.last = evaluation
+        metrics = MappingProxyType(evaluation.metrics())
+        for sink in self._sinks:
+            sink.write(evaluation.timesteps, metrics)
+        if improved:
+            self.best = evaluation
+            self._on_best(evaluation)
 
     def summary(self) -> dict[str, Any]:
-        """What the run's summary says of its evaluations."""
+        """What the run's summary says about its evaluations."""
         if self.last is None or self.best is None:
             return NO_EVALUATION
         return {
-            "eval_mean_return": round(_mean_return(self.last), 4),
-            "best_mean_return": round(_mean_return(self.best), 4),
+            "eval_mean_return": round(self.last.mean_return, 4),
+            "best_mean_return": round(self.best.mean_return, 4),
             "best_timesteps": self.best.timesteps,
         }
 
 
-class BestSink:
-    """Keeps the present policy as the best of its run: a sink for evaluations better than all before.
-
-    Args:
-        folder: of the run.
-        policy: under training.
-    """
-
-    def __init__(self, folder: RunFolder, policy: ActorCritic) -> None:
-        self._folder = folder
-        self._policy = policy
-
-    def write(self, report: Report) -> None:
-        """See `Sink`."""
-        found = {
-            "timesteps": report.timesteps,
-            "mean_return": report.metrics["eval/mean_reward"],
-            "std_return": report.metrics["eval/std_reward"],
-        }
-        self._folder.save_best(self._policy, found)
-
-    def close(self) -> None:
-        """See `Sink`."""
-
-
 def evaluation_seeds(seed: int, episodes: int) -> list[int]:
     """Seeds of the episodes of every evaluation in a run with this seed: a stream apart from training's."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
-    own = int(sequence.generate_state(1, np.uint64)[0])
-    return [episode_seed(own, 0, episode) for episode in range(episodes)]
-
-
-def summarize(episodes: Sequence[Episode], timesteps: int) -> dict[str, float]:
-    """Metrics of an evaluation after so many steps of training, under the names of Stable-Baselines3.
-
-    `eval/std_reward` is that of the episodes' returns themselves (not of an estimate: divided by E).
-    """
-    returns = np.array([episode.episode_return for episode in episodes])
-    return {
-        "eval/timesteps": float(timesteps),
-        "eval/mean_reward": float(returns.mean()),
-        "eval/std_reward": float(returns.std()),
-        "eval/min_reward": float(returns.min()),
-        "eval/max_reward": float(returns.max()),
-        "eval/mean_ep_length": float(np.mean([episode.length for episode in episodes])),
-        "eval/episodes": float(len(episodes)),
-    }
-
-
-def _mean_return(report: Report) -> float:
-    return report.metrics["eval/mean_reward"]
+    root = evaluation_seed(seed)
+    return [episode_seed(root, 0, episode) for episode in range(episodes)]

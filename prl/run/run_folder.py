@@ -1,19 +1,21 @@
-"""The folder of a run: what was asked for, what happened, and the weights that came of it."""
+"""The folder of a run: its settings, its progress, and the resulting weights."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import itertools
 import json
-import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from learner.fingerprint import fingerprint
 from learner.policy import ActorCritic
 from learner.settings import ConfigError
+from prl.run.files import replace_json, versions
 from prl.run.weights import save_weights
 
 WEIGHTS = "weights"
@@ -24,78 +26,123 @@ _PACKAGES = ("prl", "torch", "gymnasium", "numpy", "cloudpickle", "safetensors")
 class RunFolder:
     """A new folder for one run.
 
+    As a context manager it removes what it has written when the block ends, unless `keep` was called.
+
     Args:
         path: made if need be; must not hold a run.
 
     Raises:
-        ConfigError: it holds a run already, or cannot be written.
+        ConfigError: it holds a run already, or cannot be written; nothing is left behind.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()  # an env may change the working directory
+        self._kept = False
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run_folder {path} is not a folder")
         if (path / "progress.csv").exists() or (path / "summary.json").exists():
-            raise ConfigError(f"run_folder {path} holds a run already; choose another or remove it")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with (path / "command.txt").open("x") as file:  # "x": of two runs that start at once, one gets it
-                file.write(shlex.join([sys.executable, *sys.argv]) + "\n")
-            (path / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
-        except FileExistsError:
-            raise ConfigError(f"run_folder {path} holds a run already; choose another or remove it") from None
-        except OSError as error:
-            raise ConfigError(f"cannot write run_folder {path}: {error.strerror}") from error
+            raise ConfigError(_taken(path))
+        with self._written():
+            self.path.mkdir(parents=True, exist_ok=True)
+            # "x": if two runs start at once, one of them gets the folder.
+            try:
+                file = (self.path / "command.txt").open("x")
+            except FileExistsError:
+                raise ConfigError(_taken(path)) from None
+        with self._written(), file:
+            file.write(shlex.join([sys.executable, *sys.argv]) + "\n")
+            file.flush()
+            about = {**versions(_PACKAGES), "fingerprint": fingerprint()}
+            (self.path / "versions.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def write_config(self, text: str) -> None:
-        """`config.yaml`, with which `train.py --config` does this run again."""
-        (self.path / "config.yaml").write_text(text)
+        """`config.yaml`, with which `train.py --config` does this run again.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with self._written():
+            (self.path / "config.yaml").write_text(text)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """What is written before the run begins: if it cannot be, the folder cannot be used."""
+        try:
+            yield
+        except OSError as error:
+            self.discard()
+            raise ConfigError(f"cannot write run_folder {self.path}: {error.strerror or error}") from error
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def keep(self) -> None:
+        """The run begins: from here on the folder says how it ended."""
+        self._kept = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self._kept:
+            self.discard()
 
     def discard(self) -> None:
-        """The run does not begin: take away what was written, so that the folder can be used again."""
-        for name in ("command.txt", "versions.json", "config.yaml"):
-            (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds other things
-            self.path.rmdir()
+        """Remove what was written before the run began, so that the folder can be used again."""
+        with contextlib.suppress(OSError):
+            for name in ("command.txt", "versions.json", "config.yaml"):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()  # fails if it holds other files, which stay
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """`summary.json`, replaced in one step."""
-        _write_json(self.path / "summary.json", summary)
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """`summary.json`, replaced in one step.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        replace_json(self.path / "summary.json", summary)
 
     def save_weights(self, policy: ActorCritic) -> None:
-        """`weights/policy.safetensors`."""
+        """`weights/policy.safetensors`.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         save_weights(policy, self.path / WEIGHTS)
 
-    def save_best(self, policy: ActorCritic, evaluation: dict[str, Any]) -> None:
-        """`best/policy.safetensors` and `best/evaluation.json`; they replace older ones."""
+    def save_best(self, policy: ActorCritic, evaluation: Mapping[str, Any]) -> None:
+        """`best/policy.safetensors` and `best/evaluation.json`; they replace older ones.
+
+        Raises:
+            WriteError: one of them cannot be written.
+        """
         save_weights(policy, self.path / BEST)
-        _write_json(self.path / BEST / "evaluation.json", evaluation)
+        replace_json(self.path / BEST / "evaluation.json", evaluation)
 
 
-def default_run_folder(env_id: str, seed: int) -> Path:
-    """runs/<env>-seed<seed>-<date>-<time>, with a number behind it if that exists already."""
+def _taken(path: Path) -> str:
+    return f"run_folder {path} holds a run already; choose another or remove it"
+
+
+def make_run_folder(parent: Path, env_id: str, seed: int) -> Path:
+    """Make <env>-seed<seed>-<date>-<time>, with a number appended if another run has that name.
+
+    Args:
+        parent: where; made if need be.
+        env_id, seed: of the run.
+
+    Returns:
+        The new, empty folder. No other call returns the same, in whatever process.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     name = env_id.replace("/", "_").replace(":", "_")
-    stem = f"{name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path("runs") / stem
-    count = 1
-    while path.exists():
-        count += 1
-        path = Path("runs") / f"{stem}-{count}"
+    stem = parent.absolute() / f"{name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                break
+    except OSError as error:
+        raise ConfigError(f"cannot make a run folder in {parent}: {error.strerror or error}") from error
     return path
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces an older file in one step."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            versions[package] = "not installed"
-    return versions

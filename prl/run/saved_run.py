@@ -1,21 +1,21 @@
-"""Reading a run folder: its settings, its weights, and what its policy is worth."""
+"""Reading a run folder: its settings, its weights, and evaluating its policy."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from learner.settings import ConfigError
-from prl.config.command_line import parse
+from prl.config.command_line import read_config
 from prl.config.train_config import TrainConfig
-from prl.pools import make_pool
-from prl.run.build import build_factory, build_policy, check_trainable, pick_device, reproducible
+from prl.run.build import build_factory, build_policy, build_pool, evaluation_limit, pick_device, reproducible
 from prl.run.run_folder import BEST, WEIGHTS
 from prl.run.weights import load_weights
 from prl.training.evaluate import Episode, evaluate
 from workers.seeding import episode_seed
 
-_MAX_ENVS = 32  # that evaluate_run builds unless told otherwise
+_MAX_ENVS = 32  # that evaluate_run builds by default
 
 
 def evaluate_run(
@@ -27,7 +27,7 @@ def evaluate_run(
     num_envs: int | None = None,
     num_workers: int = 0,
 ) -> list[Episode]:
-    """Evaluate what a run has learnt.
+    """Evaluate the policy of a run. Episodes without a time limit are cut, with a warning.
 
     Args:
         run: its folder.
@@ -35,38 +35,33 @@ def evaluate_run(
         seed: episode k has `episode_seed(seed, 0, k)`, on which alone its outcome depends.
         best: take the best policy of the run's own evaluations, not the last.
         deterministic: take the most likely actions instead of drawing them.
-        num_envs: to play in; None takes up to 32.
-        num_workers: processes that host them; 0 steps all in this process.
+        num_envs: envs that play at the same time; None takes up to 32.
+        num_workers: worker processes that host them; 0 steps all in this process.
 
     Returns:
         As many episodes, in the order of their seeds.
 
     Raises:
         ConfigError: the folder is not that of a run, or has no best policy.
-        EnvError: its env cannot be used here, or has no time limit.
+        EnvError: its env cannot be used here.
         WeightsError: its weights cannot be used.
         WorkerError: a worker died, hung or reported a failed env.
     """
     config = load_config(run)
+    weights = weights_of(run, best).absolute()  # an env may change the working directory
     factory = build_factory(config)
-    check_trainable(factory)
     # A GPU that the run was given need not be on this machine.
     device = pick_device("cpu" if config.device == "cpu" else "auto")
     policy = build_policy(factory, config).to(device)
-    load_weights(policy, weights_of(run, best))
+    load_weights(policy, weights)
     seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
+    hosted = dataclasses.replace(config, num_workers=num_workers)
     with (
         reproducible(config.torch_threads, device),
-        make_pool(
-            factory,
-            num_envs or min(episodes, _MAX_ENVS),
-            num_workers,
-            config.transport,
-            config.step_timeout,
-            config.pin_workers,
-        ) as pool,
+        build_pool(hosted, factory, num_envs or min(episodes, _MAX_ENVS)) as pool,
     ):
-        return evaluate(policy, pool, seeds, deterministic=deterministic)
+        limit = evaluation_limit(config, factory)
+        return evaluate(policy, pool, seeds, deterministic=deterministic, max_episode_steps=limit)
 
 
 def load_config(run: str | os.PathLike[str]) -> TrainConfig:
@@ -78,8 +73,7 @@ def load_config(run: str | os.PathLike[str]) -> TrainConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
-    # The file holds every setting, and those of a preset may have changed since.
-    return parse(TrainConfig, ["--config", str(file), "--preset", "none"], prog="play.py")
+    return read_config(TrainConfig, file)  # it holds every setting; presets may have changed since
 
 
 def weights_of(run: str | os.PathLike[str], best: bool) -> Path:

@@ -1,33 +1,44 @@
-"""Sinks for reports: a CSV file, TensorBoard, a progress bar."""
+"""Sinks for metrics: a CSV file, TensorBoard, a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
-from prl.training.trainer import Report
+from workers.errors import describe
 
 
 class Sink(Protocol):
-    """Takes one report per update."""
+    """Takes the metrics of a run. Any object with these two methods can be passed to `prl.train`.
 
-    def write(self, report: Report) -> None:
-        """Called after each update."""
+    Calls come from the thread that trains, between updates: the policy is complete when a sink is called.
+    """
+
+    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
+        """Called after each update, and after each evaluation of the run if it has any.
+
+        Args:
+            timesteps: env steps since the run began.
+            metrics: by name, those of `Report.metrics` ("rollout/ep_rew_mean", "train/approx_kl", ...) after
+                an update, those of `Evaluation.metrics` ("eval/mean_reward", ...) after an evaluation. Read
+                only. The names after an update are the same throughout a run; a value may be NaN.
+        """
 
     def close(self) -> None:
         """Called once, however the run ends."""
 
 
 class CsvSink:
-    """One row per update, one column per metric; readable at any time.
+    """One row per call, one column per metric; readable at any time.
 
     Args:
         path: of the file; it is replaced.
@@ -37,12 +48,12 @@ class CsvSink:
         self._file = path.open("w", newline="")
         self._writer: csv.DictWriter[str] | None = None
 
-    def write(self, report: Report) -> None:
+    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
         if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(report.metrics))
+            self._writer = csv.DictWriter(self._file, list(metrics))
             self._writer.writeheader()
-        self._writer.writerow({name: f"{value:.8g}" for name, value in report.metrics.items()})
+        self._writer.writerow({name: f"{value:.8g}" for name, value in metrics.items()})
         self._file.flush()
 
     def close(self) -> None:
@@ -67,10 +78,10 @@ class TensorBoardSink:
         """Whether the extra `tensorboard` is installed."""
         return importlib.util.find_spec("tensorboard") is not None
 
-    def write(self, report: Report) -> None:
+    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
-        for name, value in report.metrics.items():
-            self._writer.add_scalar(name, value, report.timesteps)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, timesteps)
 
     def close(self) -> None:
         """See `Sink`."""
@@ -95,19 +106,19 @@ class ProgressBar:
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]",
         )
 
-    def write(self, report: Report) -> None:
+    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
         if self._bar.disable:
             return
         self._bar.set_postfix_str(
-            f"return {report.mean_return:.4g}, "
-            f"{report.metrics['time/iteration_fps']:,.0f} steps/s "
-            f"(mean {report.metrics['time/fps']:,.0f}), "
-            f"occupancy {report.metrics['rollout/occupancy']:.0%}",
+            f"return {metrics['rollout/ep_rew_mean']:.4g}, "
+            f"{metrics['time/iteration_fps']:,.0f} steps/s "
+            f"(mean {metrics['time/fps']:,.0f}), "
+            f"occupancy {metrics['rollout/occupancy']:.0%}",
             refresh=False,
         )
         # The last round may go past the total; a bar at 103 % would look like a mistake.
-        self._bar.update(min(report.timesteps, self._total) - self._bar.n)
+        self._bar.update(min(timesteps, self._total) - self._bar.n)
         self._bar.refresh()
 
     def close(self) -> None:
@@ -115,28 +126,34 @@ class ProgressBar:
         self._bar.close()
 
 
+Hold = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which a sink writes and closes, e.g. `Signals.held`."""
+
+
 class FaultTolerantSink:
-    """Keeps training going when a sink fails (disk full, broken pipe): warns once, then leaves it alone.
+    """Keeps training going when a sink fails (disk full, server gone): warns once, then leaves it out.
 
     Args:
         sink: what to guard.
-        hold: makes the context in which it writes and closes, e.g. `Signals.held`.
+        hold: see `Hold`.
     """
 
-    def __init__(self, sink: Sink, hold: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(self, sink: Sink, hold: Hold = nullcontext) -> None:
         self._sink: Sink | None = sink
         self._hold = hold
 
-    def write(self, report: Report) -> None:
+    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
         if self._sink is None:
             return
         try:
             with self._hold():
-                self._sink.write(report)
-        except OSError as error:
-            warnings.warn(f"{type(self._sink).__name__} failed and is left out: {error}", stacklevel=2)
-            self._sink = None
+                self._sink.write(timesteps, metrics)
+        except Exception as error:  # a sink can be the user's code
+            failed, self._sink = self._sink, None
+            _warn(f"{type(failed).__name__} failed and is left out: {describe(error)}")
+            with contextlib.suppress(Exception), self._hold():
+                failed.close()
 
     def close(self) -> None:
         """See `Sink`."""
@@ -144,5 +161,19 @@ class FaultTolerantSink:
             try:
                 with self._hold():
                     self._sink.close()
-            except OSError as error:
-                warnings.warn(f"{type(self._sink).__name__} failed to close: {error}", stacklevel=2)
+            except Exception as error:
+                _warn(f"{type(self._sink).__name__} failed to close: {describe(error)}")
+
+
+def open_sink(kind: Callable[[Path], Sink], path: Path, hold: Hold = nullcontext) -> list[Sink]:
+    """A guarded sink of a kind that writes to a path; none, with a warning, if that cannot be opened."""
+    try:
+        with hold():
+            return [FaultTolerantSink(kind(path), hold)]
+    except OSError as error:
+        _warn(f"{path} cannot be written and is left out: {error.strerror or error}")
+        return []
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)

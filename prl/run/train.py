@@ -4,42 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from learner.observation_notes import observation_notes
 from learner.policy import ActorCritic
-from prl.config.train_config import TrainConfig, to_yaml
-from prl.pools import make_pool
+from prl.config.train_config import TrainConfig, to_yaml, unwritable_settings
 from prl.run.build import (
     build_factory,
     build_learner,
     build_policy,
+    build_pool,
     check_trainable,
+    evaluation_limit,
     pick_device,
     reproducible,
 )
-from prl.run.periodic_evaluation import NO_EVALUATION, BestSink, PeriodicEvaluation
-from prl.run.run_folder import RunFolder, default_run_folder
+from prl.run.periodic_evaluation import EvaluationSchedule
+from prl.run.recorder import Recorder
+from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
-from prl.run.sinks import CsvSink, FaultTolerantSink, ProgressBar, Sink, TensorBoardSink
-from prl.run.weights import weights_sha256
-from prl.training.trainer import Report, Trainer
+from prl.run.sinks import Sink
+from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
 from workers.pool import EnvPool
 
 
 def train(
-    config: TrainConfig, notes: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
+    config: TrainConfig,
+    messages: Sequence[str] = (),
+    log: Callable[[str], None] = lambda line: None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Train as the config says and write the run folder.
 
+    The same config gives the same weights, bit for bit, on any number of workers and over either transport.
+    That takes an env that is a function of its seed and its actions, the same versions of prl, PyTorch and
+    NumPy, and the same kind of CPU: `versions.json` in the run folder names the versions, and the
+    `fingerprint` in it differs between machines that compute different last bits.
+
     Args:
         config: what to do.
-        notes: for `say`, once it is sure that the run begins.
-        say: gets a line about whatever the user should know.
+        messages: passed to `log` once the run has started.
+        log: called with each message for the user.
+        sinks: get the metrics of every update and evaluation, and are closed at the end. One that raises is
+            left out from then on, with a warning.
 
     Returns:
         The summary, which is also written to `summary.json`.
@@ -47,68 +59,76 @@ def train(
     Raises:
         ConfigError, EnvError: the config cannot be carried out.
         WorkerError: a worker died, hung or reported a failed env.
+        WriteError: the weights or the summary could not be written at the end.
         Stopped: a signal ended the run; folder and weights are complete up to the last update.
     """
+    here = Path.cwd()  # an env may change the working directory
     factory = build_factory(config)
-    if config.rollout == "episodes" or config.eval_freq > 0:
+    if config.rollout == "episodes":
         check_trainable(factory)
     device = pick_device(config.device)
     policy = build_policy(factory, config).to(device)
-    folder = RunFolder(config.run_folder or default_run_folder(config.env_id, config.seed))
-    # The folder's name is left out: the saved config does the run again, somewhere else.
-    folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
-    for note in notes:
-        say(note)
+    with _run_folder(config, here) as folder:
+        # The folder's name is left out: the saved config repeats the run in another folder.
+        folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
+        for line in (*messages, *_messages(config, factory)):
+            log(line)
+        with (
+            reproducible(config.torch_threads, device),
+            stop_on_signals() as signals,
+            contextlib.ExitStack() as stack,
+        ):
+            # For what a custom encoder may draw (dropout); prl itself makes its own generators.
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            torch.manual_seed(config.seed)
+            pool = stack.enter_context(build_pool(config, factory, config.num_envs))
+            trainer = _trainer(config, policy, pool)
+            schedule = _schedule(config, factory, stack)
+            folder.keep()
+            return run_training(
+                trainer, config.total_timesteps, folder, config.env_id, schedule, signals, sinks
+            )
+
+
+def _run_folder(config: TrainConfig, here: Path) -> RunFolder:
+    if config.run_folder is not None:
+        return RunFolder(here / config.run_folder)
+    return RunFolder(make_run_folder(here / "runs", config.env_id, config.seed))
+
+
+def _messages(config: TrainConfig, factory: EnvFactory) -> list[str]:
+    """What the user should know about the env, in one line each."""
+    lines = [
+        f"{name} cannot be written to config.yaml, so only Python can do this run again: {value}"
+        for name, value in unwritable_settings(config).items()
+    ]
     if factory.ignored_observations:
-        say(f"left out, since it holds no numbers: {', '.join(factory.ignored_observations)}")
-    with (
-        reproducible(config.torch_threads, device),
-        stop_on_signals() as signals,
-        contextlib.ExitStack() as discard_on_failure,
-        contextlib.ExitStack() as stack,
-    ):
-        discard_on_failure.callback(folder.discard)
-        # For what a user's encoder may draw (dropout); prl itself has generators of its own.
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        torch.manual_seed(config.seed)
-        pool = stack.enter_context(_pool(factory, config, config.num_envs))
-        trainer = Trainer(
-            pool,
-            build_learner(policy, config),
-            batch_size=config.batch_size,
-            total_timesteps=config.total_timesteps,
-            seed=config.seed,
-            num_groups=config.num_groups,
-            num_steps=config.num_steps if config.rollout == "steps" else None,
-        )
-        evaluation = None
-        if config.eval_freq > 0:
-            own = stack.enter_context(_pool(factory, config, min(config.num_envs, config.eval_episodes)))
-            evaluation = _evaluation(policy, own, config)
-        discard_on_failure.pop_all()  # from here on the folder tells how the run ended
-        return run_training(trainer, config.total_timesteps, folder, config.env_id, evaluation, signals)
+        lines.append(f"left out, since it holds no numbers: {', '.join(factory.ignored_observations)}")
+    if config.encoder is None:
+        lines += observation_notes(factory.observation_space, config.batch_size)
+    return lines
 
 
-def _evaluation(policy: ActorCritic, pool: EnvPool, config: TrainConfig) -> PeriodicEvaluation:
-    return PeriodicEvaluation(
-        policy,
+def _trainer(config: TrainConfig, policy: ActorCritic, pool: EnvPool) -> Trainer:
+    return Trainer(
         pool,
-        freq=config.eval_freq,
-        episodes=config.eval_episodes,
+        build_learner(policy, config),
+        batch_size=config.batch_size,
         total_timesteps=config.total_timesteps,
         seed=config.seed,
+        num_groups=config.num_groups,
+        num_steps=config.num_steps if config.rollout == "steps" else None,
     )
 
 
-def _pool(factory: EnvFactory, config: TrainConfig, num_envs: int) -> EnvPool:
-    return make_pool(
-        factory,
-        num_envs,
-        config.num_workers,
-        config.transport,
-        config.step_timeout,
-        config.pin_workers,
-    )
+def _schedule(
+    config: TrainConfig, factory: EnvFactory, stack: contextlib.ExitStack
+) -> EvaluationSchedule | None:
+    """The evaluations of a config, on a pool that the stack closes; None without evaluations."""
+    if config.eval_freq == 0:
+        return None
+    pool = stack.enter_context(build_pool(config, factory, min(config.num_envs, config.eval_episodes)))
+    return EvaluationSchedule(pool, config.eval_freq, config.eval_episodes, evaluation_limit(config, factory))
 
 
 def run_training(
@@ -116,8 +136,9 @@ def run_training(
     total_timesteps: int,
     folder: RunFolder | None,
     name: str,
-    evaluation: PeriodicEvaluation | None = None,
+    schedule: EvaluationSchedule | None = None,
     signals: Signals | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Drive a trainer to its total, showing progress and writing the folder.
 
@@ -128,24 +149,22 @@ def run_training(
         total_timesteps: when to stop.
         folder: where to write; None writes nothing.
         name: of the env, for the summary.
-        evaluation: of the trainer's policy; gets its reports, and its failure is the run's.
+        schedule: of evaluations of the trainer's policy, whose failure is the run's; None does without.
         signals: what may end the run; they wait while something is written.
+        sinks: see `train`.
 
     Returns:
         The summary.
+
+    Raises:
+        WriteError: the weights or the summary could not be written at the end.
     """
     signals = signals or Signals()
-    start = time.perf_counter()
-    policy = trainer.learner.policy
-    sinks = _sinks(total_timesteps, folder, policy, evaluation, signals)
-    last: Report | None = None
-    weights = _snapshot(policy)
+    recorder = Recorder(trainer, total_timesteps, folder, name, schedule, signals.held, sinks)
     status = "failed"
     try:
         for report in trainer.iterations():
-            last, weights = report, _snapshot(policy)
-            for sink in sinks:
-                sink.write(report)
+            recorder.record(report)
             if report.timesteps >= total_timesteps:
                 break
         status = "finished"
@@ -154,67 +173,5 @@ def run_training(
         raise
     finally:
         with signals.held():
-            seconds = time.perf_counter() - start
-            policy.load_state_dict(weights)  # an update may have been cut short
-            if folder is not None:
-                folder.save_weights(policy)  # before all else: they are what the run was for
-            for sink in sinks:
-                sink.close()
-            summary = _summary(trainer, last, status, name, seconds)
-            summary |= evaluation.summary() if evaluation else NO_EVALUATION
-            if folder is not None:
-                folder.write_summary(summary)
+            summary = recorder.finish(status)
     return summary
-
-
-def _snapshot(policy: ActorCritic) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-
-
-def _sinks(
-    total_timesteps: int,
-    folder: RunFolder | None,
-    policy: ActorCritic,
-    evaluation: PeriodicEvaluation | None,
-    signals: Signals,
-) -> list[Sink]:
-    def guarded(sink: Sink) -> Sink:
-        return FaultTolerantSink(sink, signals.held)
-
-    sinks: list[Sink] = [guarded(ProgressBar(total_timesteps))]
-    if folder is not None:
-        # One writer for both: TensorBoard reads only the newest file of a folder.
-        board: list[Sink] = []
-        if TensorBoardSink.available():
-            board.append(guarded(TensorBoardSink(folder.path / "tensorboard")))
-        sinks += [guarded(CsvSink(folder.path / "progress.csv")), *board]
-        if evaluation is not None:
-            evaluation.sinks += [guarded(CsvSink(folder.path / "evaluations.csv")), *board]
-            evaluation.best_sinks.append(guarded(BestSink(folder, policy)))
-    if evaluation is not None:
-        sinks.append(evaluation)
-    return sinks
-
-
-def _summary(
-    trainer: Trainer, report: Report | None, status: str, name: str, seconds: float
-) -> dict[str, Any]:
-    timesteps = report.timesteps if report else 0
-    return {
-        "status": status,
-        "env_id": name,
-        "seed": trainer.seed,
-        "timesteps": timesteps,
-        "iterations": report.iteration if report else 0,
-        "episodes": report.episodes if report else 0,
-        "mean_return": round(report.mean_return, 4)
-        if report and report.mean_return == report.mean_return
-        else None,
-        "steps_per_second": round(timesteps / seconds, 1),
-        "wall_seconds": round(seconds, 3),
-        "num_workers": trainer.pool.num_workers,
-        "num_envs": trainer.pool.num_envs,
-        "worker_restarts": 0,
-        "lost_episodes": report.lost_episodes if report else 0,
-        "weights_sha256": weights_sha256(trainer.learner.policy),
-    }

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from learner.policy import ActorCritic
+from prl.run.files import replace_file
 
 _FILE = "policy.safetensors"
 _MAX_BYTES = 8 << 30
@@ -35,22 +36,17 @@ def save_weights(policy: ActorCritic, folder: str | os.PathLike[str]) -> Path:
 
     Returns:
         The path of the file.
+
+    Raises:
+        prl.run.files.WriteError: it cannot be written; an older file is as it was.
     """
     target = Path(folder) / _FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{_FILE}.{os.getpid()}.tmp")
-    # Copies: layers of a user's encoder may share weights, and a file of numbers cannot say so.
+    # Copies: safetensors refuses tensors that share memory, as tied layers of a custom encoder do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in policy.state_dict().items()
     }
-    try:
-        save_file(tensors, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(target, save(tensors))
     return target
 
 

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from workers.pool import EnvPool
+from workers.seeding import Stream, generator
 
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
 
-_ROWS = 16  # of every forward pass; a power of two, which matrix kernels like
-_NOISE_STREAM = 1  # of an episode's seed; the env has the seed itself
+# Rows per forward pass; a power of two suits matrix kernels. Few for images, where each row costs time.
+_ROWS = 16
+_IMAGE_ROWS = 4
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What one episode came to: `episode_return` is undiscounted, `length` in steps."""
+    """The outcome of one episode: `episode_return` is undiscounted, `length` in steps."""
 
     episode_return: float
     length: int
 
 
 class EpisodeActor:
-    """Acts for some episodes so that none depends on which others are played beside it.
+    """Acts in several episodes at once so that none depends on which others are played beside it.
 
     The last bits of a matrix product depend on the number of rows and on the row's place among them, and an
     env may make a different episode of them. So every forward pass has the same number of rows, and an
@@ -40,7 +44,7 @@ class EpisodeActor:
         policy: acts.
         seeds: of the episodes.
         deterministic: take the most likely actions; otherwise noise is drawn by a generator per episode.
-        first: number of the first of the episodes, which decides on its place.
+        first: number of the first of the episodes, which determines its place.
     """
 
     def __init__(
@@ -48,13 +52,14 @@ class EpisodeActor:
     ) -> None:
         self._actor = Actor(policy)
         self._first = first
-        self._rngs = None if deterministic else [_noise_generator(seed) for seed in seeds]
+        self._rows = _IMAGE_ROWS if _is_convolutional(policy) else _ROWS
+        self._rngs = None if deterministic else [generator(seed, Stream.NOISE) for seed in seeds]
 
     def act(self, episodes: Ids, obs: Array) -> Array:
         """Env actions [G, *A].
 
         Args:
-            episodes: i64[G], ascending, counted from 0 among the actor's own.
+            episodes: i64[G], ascending, counted from 0 for the first of `seeds`.
             obs: [G, *O].
 
         Raises:
@@ -62,9 +67,9 @@ class EpisodeActor:
         """
         noise = self._noise(episodes)
         numbers = self._first + episodes
-        cuts = np.flatnonzero(np.diff(numbers // _ROWS)) + 1
+        cuts = np.flatnonzero(np.diff(numbers // self._rows)) + 1
         parts = [
-            self._act(numbers[part] % _ROWS, obs[part], None if noise is None else noise[part])
+            self._act(numbers[part] % self._rows, obs[part], None if noise is None else noise[part])
             for part in np.split(np.arange(len(episodes)), cuts)
         ]
         actions = np.concatenate(parts)
@@ -77,21 +82,26 @@ class EpisodeActor:
         return np.concatenate([draw(self._rngs[episode], 1) for episode in episodes.tolist()])
 
     def _act(self, places: Ids, obs: Array, noise: Array | None) -> Array:
-        """Actions for at most _ROWS observations, each in its place of a full batch."""
-        source = np.zeros(_ROWS, np.intp)  # free places hold a copy of the first: any legal one will do
+        """Actions for a few observations, each in its place of a full batch."""
+        source = np.zeros(self._rows, np.intp)  # free places hold a copy of the first: any legal one will do
         source[places] = np.arange(len(places))
         actions = self._actor.act(obs[source], None if noise is None else noise[source])
         return actions[places]
 
 
-def _noise_generator(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_NOISE_STREAM,))))
+def _is_convolutional(policy: ActorCritic) -> bool:
+    return any(isinstance(module, torch.nn.Conv2d) for module in policy.modules())
 
 
 def evaluate(
-    policy: ActorCritic, pool: EnvPool, seeds: Sequence[int], *, deterministic: bool = True
+    policy: ActorCritic,
+    pool: EnvPool,
+    seeds: Sequence[int],
+    *,
+    deterministic: bool = True,
+    max_episode_steps: int | None = None,
 ) -> list[Episode]:
-    """Play one whole episode per seed; what comes of it depends on policy and seed alone, not on the pool.
+    """Play one whole episode per seed; the outcome depends on policy and seed alone, not on the pool.
 
     Nothing about the policy changes: running statistics are used as they are.
 
@@ -100,6 +110,8 @@ def evaluate(
         pool: N envs with no command open. Several pools give the same episodes.
         seeds: [E], any number; N episodes are played at a time.
         deterministic: take the most likely actions instead of drawing them.
+        max_episode_steps: episodes are cut after this number of steps, with a warning; None never cuts. For
+            envs without a time limit.
 
     Returns:
         E episodes in the order of the seeds.
@@ -108,33 +120,60 @@ def evaluate(
         WorkerError: a worker died, hung or reported a failed env.
         NonFiniteError: the policy's actions are not finite.
     """
-    episodes: list[Episode] = []
-    with _frozen(policy):
-        for first in range(0, len(seeds), pool.num_envs):
-            batch = seeds[first : first + pool.num_envs]
-            episodes += _play_batch(pool, EpisodeActor(policy, batch, deterministic, first), batch)
-    return episodes
+    return list(
+        iterate_episodes(
+            policy, pool, seeds, deterministic=deterministic, max_episode_steps=max_episode_steps
+        )
+    )
 
 
-def _play_batch(pool: EnvPool, actor: EpisodeActor, seeds: Sequence[int]) -> list[Episode]:
-    """One episode in each of the first len(seeds) envs; who has finished leaves the batch."""
+def iterate_episodes(
+    policy: ActorCritic,
+    pool: EnvPool,
+    seeds: Sequence[int],
+    *,
+    deterministic: bool = True,
+    max_episode_steps: int | None = None,
+) -> Iterator[Episode]:
+    """The episodes of `evaluate`, as soon as the pool has played them (N at a time)."""
+    for first in range(0, len(seeds), pool.num_envs):
+        batch = seeds[first : first + pool.num_envs]
+        with _frozen(policy):
+            actor = EpisodeActor(policy, batch, deterministic, first)
+            episodes, cut = _play_batch(pool, actor, batch, max_episode_steps)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(batch)} episodes did not end within {max_episode_steps:,} steps "
+                "and were cut; max_episode_steps sets another limit",
+                stacklevel=3,
+            )
+        yield from episodes
+
+
+def _play_batch(
+    pool: EnvPool, actor: EpisodeActor, seeds: Sequence[int], max_episode_steps: int | None
+) -> tuple[list[Episode], int]:
+    """One episode in each of the first len(seeds) envs, and how many were cut. Finished envs drop out."""
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     env_ids: Ids = np.arange(len(seeds))
     pool.reset(env_ids, seeds)
     obs = pool.recv().obs
     while len(env_ids):
+        if lengths[env_ids[0]] == max_episode_steps:  # all that still play have made the same number of steps
+            break
         pool.send(env_ids, actor.act(env_ids, obs))
         batch = pool.recv()
         returns[env_ids] += batch.reward
         lengths[env_ids] += 1
         active = ~batch.ended
         env_ids, obs = env_ids[active], batch.obs[active]
-    return [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), strict=True)]
+    episodes = [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), strict=True)]
+    return episodes, len(env_ids)
 
 
 @contextlib.contextmanager
 def _frozen(policy: ActorCritic) -> Iterator[None]:
-    """Modules of an encoder of one's own may learn or draw while they train (batch norm, dropout)."""
+    """Modules of a custom encoder may learn or draw while they train (batch norm, dropout)."""
     training = [module for module in policy.modules() if module.training]
     policy.eval()
     try:

@@ -338,14 +338,14 @@ MUTATIONS = (
     Mutation(
         "the bonus has its default discount",
         "prl/run/build.py",
-        "            gamma=config.rnd_gamma,\n",
+        "        gamma=config.rnd_gamma,\n",
         "",
         ("learner/test_rnd.py",),
     ),
     Mutation(
         "the bonus has its default lambda",
         "prl/run/build.py",
-        "            gae_lambda=config.gae_lambda,\n",
+        "        gae_lambda=config.gae_lambda,\n",
         "",
         ("learner/test_rnd.py",),
     ),
@@ -365,7 +365,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a policy is played as it trains",
-        "prl/commands/play.py",
+        "prl/training/evaluate.py",
         "policy.eval()",
         "policy.train()",
         ("prl/test_play.py",),
@@ -387,8 +387,8 @@ MUTATIONS = (
     Mutation(
         "a signal interrupts what is being written",
         "prl/run/sinks.py",
-        "            with self._hold():\n                self._sink.write(report)",
-        "            self._sink.write(report)",
+        "            with self._hold():\n                self._sink.write(timesteps, metrics)",
+        "            self._sink.write(timesteps, metrics)",
         ("prl/test_signals.py",),
     ),
 )

@@ -10,20 +10,22 @@ import pytest
 import torch
 from probe_envs import Identity, ObsTimesAction, TwoActions
 
-import prl.run.periodic_evaluation
 from learner.errors import NonFiniteError
 from learner.policy import ActorCritic
 from prl.cli import train_main
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.pools import make_pool
-from prl.run.periodic_evaluation import BestSink, PeriodicEvaluation, evaluation_seeds, summarize
-from prl.run.run_folder import RunFolder
+from prl.run.periodic_evaluation import (
+    NO_EVALUATION,
+    Evaluation,
+    EvaluationSchedule,
+    PeriodicEvaluation,
+    evaluation_seeds,
+)
 from prl.run.saved_run import evaluate_run
-from prl.run.sinks import CsvSink
 from prl.run.train import train
 from prl.run.weights import load_weights, save_weights, weights_sha256
-from prl.training.evaluate import Episode, evaluate
-from prl.training.trainer import Report
+from prl.training.evaluate import Episode, EpisodeActor, evaluate
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
 from workers.seeding import episode_seed
@@ -61,10 +63,9 @@ class FailsWhenEvaluated(TwoActions):
 def _registered():
     gym.register("test/TwoActions-v0", TwoActions, max_episode_steps=5)
     gym.register("test/Chaotic-v0", Chaotic, max_episode_steps=100)
-    gym.register("test/Endless-v0", TwoActions)
     gym.register("test/Fails-v0", FailsWhenEvaluated, max_episode_steps=5)
     yield
-    for name in ("TwoActions", "Chaotic", "Endless", "Fails"):
+    for name in ("TwoActions", "Chaotic", "Fails"):
         del gym.registry[f"test/{name}-v0"]
 
 
@@ -165,9 +166,11 @@ def test_evaluations_have_seeds_of_their_own():
     assert not set(seeds) & {episode_seed(5, env, k) for env in range(20) for k in range(50)}
 
 
-def test_the_summary_of_an_evaluation():
-    found = summarize([Episode(1.0, 10), Episode(4.0, 20), Episode(1.0, 60)], 77)
-    assert found == {
+def test_the_metrics_of_an_evaluation():
+    evaluation = Evaluation(77, (Episode(1.0, 10), Episode(4.0, 20), Episode(1.0, 60)))
+    assert (evaluation.mean_return, evaluation.mean_length) == (2.0, 30.0)
+    assert evaluation.std_return == pytest.approx(np.sqrt(2.0))
+    assert evaluation.metrics() == {
         "eval/timesteps": 77.0,
         "eval/mean_reward": 2.0,
         "eval/std_reward": pytest.approx(np.sqrt(2.0)),
@@ -178,43 +181,56 @@ def test_the_summary_of_an_evaluation():
     }
 
 
-def report_after(timesteps):
-    none = np.zeros(0)
-    return Report(1, timesteps, 0, none, none.astype(np.int64), 0.0, 0, {"train/loss": 1.0})
+class Paying(gym.Env):
+    """Pays one step after the other what the class attribute `pays` says; an episode has one step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+    pays = iter(())
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), next(self.pays), True, False, {}
 
 
-def test_when_it_evaluates_and_which_policy_it_keeps(tmp_path, monkeypatch):
-    policy = linear_policy(TwoActions, [[0.0], [0.0]])
-    means = iter([1.0, 5.0, 5.0, 3.0])
-    monkeypatch.setattr(
-        prl.run.periodic_evaluation,
-        "evaluate",
-        lambda policy, pool, seeds: [Episode(next(means), 2)] * len(seeds),
-    )
-    folder = RunFolder(tmp_path / "run")
-    with InlinePool(env_factory(TwoActions, max_episode_steps=5), 1) as pool:
-        evaluation = PeriodicEvaluation(policy, pool, freq=100, episodes=3, total_timesteps=420, seed=0)
-        evaluation.sinks.append(CsvSink(tmp_path / "run/evaluations.csv"))
-        evaluation.best_sinks.append(BestSink(folder, policy))
-        assert evaluation.summary() == prl.run.periodic_evaluation.NO_EVALUATION
-        hashes = {}
+class Recording:
+    """A sink that keeps what it gets."""
+
+    def __init__(self):
+        self.calls, self.closed = [], 0
+
+    def write(self, timesteps, metrics):
+        self.calls.append((timesteps, dict(metrics)))
+
+    def close(self):
+        self.closed += 1
+
+
+def test_when_it_evaluates_and_which_is_the_best():
+    policy = linear_policy(Paying, [[0.0], [0.0]])
+    sink, best = Recording(), []
+    Paying.pays = iter([1.0, 1.0, 6.0, 4.0, 5.0, 5.0, 3.0, 3.0])  # two episodes per evaluation
+    with InlinePool(env_factory(Paying, max_episode_steps=5), 1) as pool:
+        evaluation = PeriodicEvaluation(
+            policy,
+            EvaluationSchedule(pool, freq=100, episodes=2),
+            total_timesteps=420,
+            seed=0,
+            sinks=[sink],
+            on_best=best.append,
+        )
+        assert evaluation.summary() == NO_EVALUATION
         for timesteps in (60, 100, 199, 350, 399, 400, 425):  # 350 passes two multiples; 425 is the end
-            with torch.no_grad():
-                policy.actor[-1].bias.fill_(timesteps)
-            hashes[timesteps] = weights_sha256(policy)
-            evaluation.write(report_after(timesteps))
-        evaluation.close()
-    with (tmp_path / "run/evaluations.csv").open() as file:
-        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    assert [(row["eval/timesteps"], row["eval/mean_reward"]) for row in rows] == [
-        *((100, 1.0), (350, 5.0), (400, 5.0), (425, 3.0)),
-    ]
-    assert [row["eval/episodes"] for row in rows] == [3.0] * 4
-    assert "train/loss" not in rows[0]
-    load_weights(policy, tmp_path / "run/best")
-    assert weights_sha256(policy) == hashes[350]  # of equals the earlier
-    kept = json.loads((tmp_path / "run/best/evaluation.json").read_text())
-    assert kept == {"timesteps": 350, "mean_return": 5.0, "std_return": 0.0}
+            evaluation.after_update(timesteps)
+    means = [(timesteps, metrics["eval/mean_reward"]) for timesteps, metrics in sink.calls]
+    assert means == [(100, 1.0), (350, 5.0), (400, 5.0), (425, 3.0)]
+    assert [metrics["eval/episodes"] for _, metrics in sink.calls] == [2.0] * 4
+    assert [(found.timesteps, found.mean_return) for found in best] == [(100, 1.0), (350, 5.0)]  # not 400
+    assert best[-1].std_return == 1.0
+    assert evaluation.best is best[-1]
+    assert sink.closed == 0  # it belongs to the run
     assert evaluation.summary() == {"eval_mean_return": 3.0, "best_mean_return": 5.0, "best_timesteps": 350}
 
 
@@ -311,10 +327,53 @@ def test_an_env_that_fails_in_the_evaluation_ends_the_run(tmp_path, capsys):
     assert (tmp_path / "run/weights/policy.safetensors").is_file()
 
 
-def test_episodes_without_an_end_are_not_evaluated(tmp_path, capsys):
-    flags = ("--rollout", "steps", "--eval-freq", "100", "--run-folder", str(tmp_path / "run"))
-    assert train_main(["--env-id", "test/Endless-v0", *flags]) == 2
-    err = capsys.readouterr().err
-    assert "has no time limit" in err
-    assert "without evaluation" in err
-    assert len(err.splitlines()) == 1
+class Endless(TwoActions):
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+def test_episodes_without_an_end_are_cut_with_a_warning():
+    policy = linear_policy(TwoActions, [[0.0], [0.0]], [0.0, 1.0])
+    with make_pool(env_factory(Endless), 2, 0) as pool:
+        with pytest.warns(UserWarning, match="2 of 2 episodes did not end within 7 steps") as caught:
+            cut = evaluate(policy, pool, range(4), max_episode_steps=7)
+        assert len(caught) == 2  # one for each batch of episodes
+        assert cut == [Episode(7.0, 7)] * 4
+    with make_pool(env_factory(Chaotic, max_episode_steps=100), 2, 0) as pool:  # its episodes have 40 steps
+        policy = ActorCritic(Chaotic.observation_space, Chaotic.action_space, (8,))
+        whole = evaluate(policy, pool, range(3))
+        assert evaluate(policy, pool, range(3), max_episode_steps=40) == whole
+        assert [episode.length for episode in whole] == [40] * 3
+
+
+def test_a_run_of_fixed_steps_evaluates_envs_without_a_time_limit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("prl.run.build.LONGEST_EPISODE", 20)
+    gym.register("test/NeverEnds-v0", Endless)
+    flags = ("--rollout", "steps", "--num-steps", "50", "--num-envs", "2", "--num-workers", "0")
+    try:
+        with pytest.warns(UserWarning, match="2 of 2 episodes did not end within 20 steps"):
+            code = train_main(
+                [
+                    *("--env-id", "test/NeverEnds-v0", *flags, "--batch-size", "100"),
+                    *("--total-timesteps", "100", "--eval-freq", "100", "--eval-episodes", "2"),
+                    *("--run-folder", str(tmp_path / "run")),
+                ]
+            )
+    finally:
+        del gym.registry["test/NeverEnds-v0"]
+    assert code == 0
+    with (tmp_path / "run/evaluations.csv").open() as file:
+        assert [row["eval/mean_ep_length"] for row in csv.DictReader(file)] == ["20"]
+
+
+def test_images_take_fewer_rows_and_depend_on_nothing_but_their_seed():
+    space = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    policy = ActorCritic(space, gym.spaces.Discrete(3), seed=1)
+    seen = []
+    policy.encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    images = np.random.default_rng(0).integers(0, 256, (6, 36, 36, 1), np.uint8)
+    together = EpisodeActor(policy, range(6)).act(np.arange(6), images)
+    alone = [EpisodeActor(policy, [k], first=k).act(np.arange(1), images[k : k + 1])[0] for k in range(6)]
+    np.testing.assert_array_equal(together, alone)
+    assert set(seen) == {4}

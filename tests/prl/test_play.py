@@ -95,17 +95,17 @@ def test_the_best_policy_is_played_if_there_is_one(run, tmp_path, capsys):
     ("failure", "message"),
     [
         ("raise", "raised RuntimeError: the door is stuck"),
-        ("return", "of test/Nested-v0 returned no observation['kind'], which its space has"),
+        ("return", "returned no observation['kind'], which its space has"),
     ],
 )
-def test_an_env_that_fails_is_told_in_one_line(run, failure, message, capsys, monkeypatch):
+def test_an_env_that_fails_is_named_in_one_line(run, failure, message, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setenv("FAIL", failure)
-    assert play_main([str(run)]) == 2
+    assert play_main([str(run)]) == 1
     out = capsys.readouterr()
     assert out.out == ""
     first, *rest = out.err.splitlines()
-    assert first.startswith("play: step((")
+    assert first.startswith("play: worker 0 (envs 0) failed: env 0, episode 0, step 3: ")
     assert first.endswith(message)
     assert any(line.startswith("Traceback") for line in rest) == (failure == "raise")
 
@@ -160,15 +160,24 @@ def test_ctrl_c_while_torch_is_imported_shows_no_traceback(command, tmp_path):
     assert done.stderr == f"{command}: stopped by SIGINT\n"
 
 
-def test_an_env_without_a_time_limit_is_not_played(tmp_path, capsys):
-    gym.register("PlayForever-v0", Nested)
+class Endless(Nested):
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+def test_an_env_without_a_time_limit_is_cut_with_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("prl.run.build.LONGEST_EPISODE", 30)
+    gym.register("PlayForever-v0", Endless)
     try:
         folder = tmp_path / "run"
         flags = ["--rollout", "steps", "--num-workers", "0", "--num-envs", "2", "--total-timesteps", "100"]
         assert train_main(["--env-id", "PlayForever-v0", "--run-folder", str(folder), *flags]) == 0
         capsys.readouterr()
-        assert play_main([str(folder)]) == 2
-        assert "has no time limit" in capsys.readouterr().err
+        with pytest.warns(UserWarning, match="1 of 1 episodes did not end within 30 steps and were cut"):
+            assert play_main([str(folder), "--episodes", "1"]) == 0
+        assert "30 steps" in capsys.readouterr().out
         assert play_main([str(folder), "--episodes", "1", "--max-episode-steps", "3"]) == 0
+        assert ", 3 steps" in capsys.readouterr().out
     finally:
         del gym.registry["PlayForever-v0"]

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-import prl.run.train as run
 from learner.policy import ActorCritic
-from learner.ppo import PPOConfig, PPOLearner
+from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from prl.run.run_folder import RunFolder
 from prl.run.signals import Interrupted, Signals, Stopped, stop_on_signals
 from prl.run.sinks import CsvSink, FaultTolerantSink
+from prl.run.train import run_training
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
@@ -96,7 +96,7 @@ class Interrupting:
         self.where = where
         self.log = []
 
-    def write(self, report):
+    def write(self, timesteps, metrics):
         self._do("write")
 
     def close(self):
@@ -111,19 +111,17 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("where", ["write", "close"])
-def test_a_sink_is_never_left_halfway_and_the_folder_is_complete(where, tmp_path, monkeypatch):
+def test_a_sink_is_never_left_halfway_and_the_folder_is_complete(where, tmp_path):
     sink = Interrupting(where)
     factory = env_factory("CartPole-v1")
     policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
-    monkeypatch.setattr(run.TensorBoardSink, "available", lambda: False)
-    monkeypatch.setattr(run, "ProgressBar", lambda total: sink)
     folder = RunFolder(tmp_path / "run")
     with InlinePool(factory, 2) as pool:
         trainer = Trainer(
             pool, PPOLearner(policy, PPOConfig(num_epochs=1)), batch_size=1, total_timesteps=50, seed=1
         )
         with pytest.raises(Stopped), stop_on_signals() as signals:
-            run.run_training(trainer, 50, folder, "CartPole-v1", signals=signals)
+            run_training(trainer, 50, folder, "CartPole-v1", signals=signals, sinks=[sink])
     assert sink.log[-2:] == ["close begins", "close ends"]
     assert sink.log[0::2] == [f"{line.split()[0]} begins" for line in sink.log[1::2]]
     summary = json.loads((folder.path / "summary.json").read_text())
@@ -134,13 +132,13 @@ def test_a_sink_is_never_left_halfway_and_the_folder_is_complete(where, tmp_path
 
 def test_a_row_of_a_csv_file_is_written_whole(tmp_path):
     class Row(CsvSink):
-        def write(self, report):
+        def write(self, timesteps, metrics):
             send()
-            super().write(report)
+            super().write(timesteps, metrics)
 
     with stop_on_signals() as signals:
         sink = FaultTolerantSink(Row(tmp_path / "rows.csv"), signals.held)
         with pytest.raises(Stopped):
-            sink.write(SimpleNamespace(metrics={"a": 1.0, "b": 2.0}))
+            sink.write(5, {"a": 1.0, "b": 2.0})
         sink.close()
     assert (tmp_path / "rows.csv").read_text().splitlines() == ["a,b", "1,2"]

@@ -1,0 +1,96 @@
+"""YAML as prl reads and writes it: numbers like 1e-3 are numbers, and what YAML cannot hold is marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+")
+_UNWRITTEN_TAG = "!not-written"
+_MAX_DESCRIPTION = 120
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Stands in a file for a value that YAML cannot hold, e.g. a function.
+
+    Attributes:
+        description: of the value, in one line.
+    """
+
+    description: str
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for text, since it has no point."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """With the loader's idea of numbers, so that the text "1e-3" is quoted. No anchors for equal values."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789."))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789."))
+_Loader.add_constructor(_UNWRITTEN_TAG, lambda loader, node: Unwritten(str(node.value)))
+_Dumper.add_representer(
+    Unwritten, lambda dumper, value: dumper.represent_scalar(_UNWRITTEN_TAG, value.description)
+)
+
+
+def load(text: str) -> Any:
+    """What a YAML document holds.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or holds objects.
+    """
+    return yaml.load(text, _Loader)
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """A YAML document that `load` reads back, keys in alphabetical order.
+
+    Raises:
+        yaml.YAMLError: a value cannot be written; see `writable`.
+    """
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=True)
+    return text
+
+
+def writable(value: Any) -> Any:
+    """A value as YAML can hold it, or `Unwritten`.
+
+    NumPy's numbers become Python's and tuples become lists. An array is not written: a list in its place
+    would be another value for whoever reads the file.
+    """
+    plain = _plain(value)
+    try:
+        dump({"": plain})
+    except (yaml.YAMLError, RecursionError):
+        return Unwritten(_description(value))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _description(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a __repr__ is the user's code
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _MAX_DESCRIPTION else f"{text[: _MAX_DESCRIPTION - 3]}..."
