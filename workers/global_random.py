@@ -1,0 +1,130 @@
+"""Envs that draw from the global generators of `random` and `numpy.random`, as many older ones do.
+
+An env should draw from `self.np_random`, which `reset(seed=...)` seeds. For those that do not, the global
+generators are seeded, too: by the env's index before it is built, and by the episode's seed before each of
+its resets. An env that is seen to draw in `step` gets its own state of the generators back before each step,
+so its episodes do not depend on the other envs of its process. Only these envs pay for it, about 0.1 ms a
+step. An env whose first steps do not draw, but later ones do, gives the same results again only with the
+same number of workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from workers.env_compare import AnyEnv
+
+_WATCHED_STEPS = 16  # per env; if it has not drawn by then, its steps are no longer watched
+_State: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...]]"
+
+
+class GlobalGenerators:
+    """The state of this process's global generators, put aside while envs use them.
+
+    A process that hosts nothing but envs does not need one.
+    """
+
+    def __init__(self) -> None:
+        self._state: _State | None = None
+
+    def put_aside(self) -> None:
+        """Remember the state, unless one is remembered already."""
+        if self._state is None:
+            self._state = _capture()
+
+    def put_back(self) -> None:
+        """Restore the state that was put aside, if any."""
+        if self._state is not None:
+            _restore(self._state)
+            self._state = None
+
+
+@contextlib.contextmanager
+def seeded_globally(seed: int) -> Iterator[None]:
+    """Seed the global generators, and restore their state at the end."""
+    before = _capture()
+    _seed(seed)
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+class GloballySeededEnv:
+    """Resets and steps an env whose draws from global generators depend on its own episode seeds alone.
+
+    Args:
+        env: the env.
+        before_use: called before the global generators are changed.
+
+    Attributes:
+        step: as the env's.
+    """
+
+    step: Callable[[Any], Any]
+
+    def __init__(self, env: AnyEnv, before_use: Callable[[], None] | None = None) -> None:
+        self.env = env
+        self._before_use = before_use
+        self._state: _State | None = None
+        self._watched = 0
+        self.step = self._watched_step
+
+    def reset(self, *, seed: int) -> Any:
+        """Reset the env. The global generators are seeded, too."""
+        if self._before_use is not None:
+            self._before_use()
+        _seed(seed)
+        returned = self.env.reset(seed=seed)
+        if self.step != self.env.step:
+            self._state = _capture()
+        return returned
+
+    def _watched_step(self, action: Any) -> Any:
+        """Step with the env's own state of the generators, until it is clear whether it needs one."""
+        before = self._state
+        returned = self._own_step(action)
+        self._watched += 1
+        if before is not None and not _same(before, self._state):
+            self.step = self._own_step
+        elif self._watched >= _WATCHED_STEPS:
+            self.step = self.env.step  # without a detour: this is the hot path
+        return returned
+
+    def _own_step(self, action: Any) -> Any:
+        if self._before_use is not None:
+            self._before_use()
+        if self._state is not None:
+            _restore(self._state)
+        returned = self.env.step(action)
+        self._state = _capture()
+        return returned
+
+    def close(self) -> None:
+        """Close the env."""
+        self.env.close()
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the global generator is what this is about
+
+
+def _capture() -> _State:
+    return random.getstate(), np.random.get_state()  # type: ignore[return-value]  # noqa: NPY002
+
+
+def _restore(state: _State) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+
+
+def _same(one: _State, other: _State | None) -> bool:
+    if other is None or one[0] != other[0]:
+        return False
+    return all(np.array_equal(mine, theirs) for mine, theirs in zip(one[1], other[1], strict=True))

@@ -1,0 +1,135 @@
+"""What is learnt about an env from building one of its kind in the learner's process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
+
+from workers.env_builders import Builder
+from workers.env_compare import AnyEnv, layers
+from workers.env_specs import OLD_GYM_ADVICE, is_old_gym_env, spec_of
+from workers.errors import USER_ERRORS, EnvError, one_line
+from workers.rows import has_numbers, is_numeric
+from workers.rows import leaves as space_leaves
+from workers.wrappers import MASK_KEY, has_choices, mask_length, mask_of
+
+# Attributes by which envs limit their episodes themselves: MiniGrid and many others, Meta-World.
+_OWN_LIMITS = ("max_steps", "max_episode_steps", "_max_episode_steps", "max_path_length")
+
+
+@contextlib.contextmanager
+def working_directory_kept() -> Iterator[None]:
+    """Go back to the working directory at the end: constructors of envs may leave it."""
+    try:
+        before = os.getcwd()
+    except OSError:  # it was deleted
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(before)
+
+
+def build_trial(name: str, build: Builder) -> AnyEnv:
+    """Build an env whose spaces are spaces.
+
+    Raises:
+        EnvError: the constructor raised or made no env, or the env lacks a space.
+    """
+    try:
+        trial = build()
+    except EnvError:  # a wrapper's, and it says which
+        raise
+    except gym.error.DependencyNotInstalled as error:
+        raise EnvError(f"{name} needs a package that is not installed: {one_line(error)}") from error
+    except gym.error.UnregisteredEnv as error:
+        raise EnvError.of(f"the constructor of {name}", error) from error
+    except USER_ERRORS as error:  # the env's constructor is the user's code
+        raise EnvError.of(f"the constructor of {name}", error) from error
+    if not isinstance(trial, gym.Env):
+        old = f"; it is of {OLD_GYM_ADVICE}" if is_old_gym_env(trial) else ""
+        raise EnvError(f"{name} returned {type(trial).__name__}, not a gymnasium.Env{old}")
+    for kind in ("observation_space", "action_space"):
+        _require_space(name, trial, kind)
+    return trial
+
+
+def _require_space(name: str, trial: AnyEnv, kind: str) -> None:
+    try:
+        space = getattr(trial, kind)
+    except AttributeError:
+        raise EnvError(f"{name} has no {kind}; its constructor has to set one") from None
+    except USER_ERRORS as error:  # a property of the user's
+        raise EnvError.of(f"the {kind} of {name}", error) from error
+    if not isinstance(space, gym.Space):
+        raise EnvError(f"the {kind} of {name} is of type {type(space).__name__}, not a gymnasium.Space")
+
+
+def ignored_observations(space: gym.Space[Any]) -> tuple[str, ...]:
+    """What `numeric_part` leaves out; nothing, if nothing would be left."""
+    others = [(path, leaf) for path, leaf in space_leaves(space) if not is_numeric(leaf)]
+    return tuple(f"observation{path} ({type(leaf).__name__})" for path, leaf in others if has_numbers(space))
+
+
+def has_mask_in_observation(env: AnyEnv) -> bool:
+    """Whether the observation is a Dict with the key "action_mask"."""
+    space = env.observation_space
+    return isinstance(space, gym.spaces.Dict) and MASK_KEY in space.spaces
+
+
+def gives_mask_in_info(name: str, trial: AnyEnv) -> bool:
+    """Whether the info of `reset` says which actions are legal, and the observation does not.
+
+    Raises:
+        EnvError: `reset` raised, or the mask does not fit the action space.
+    """
+    if has_mask_in_observation(trial) or not has_choices(trial.action_space):
+        return False
+    try:
+        _, info = trial.reset(seed=0)
+    except USER_ERRORS as error:  # the env is the user's code
+        raise EnvError.of(f"reset(seed=0) of {name}", error) from error
+    if not isinstance(info, Mapping) or MASK_KEY not in info:
+        return False
+    length = mask_length(trial.action_space)
+    if length is None and info[MASK_KEY] is None:
+        return False
+    if length is None:
+        raise EnvError(f"{name} gives an {MASK_KEY!r}, but parts of its actions cannot be masked (Box)")
+    try:
+        mask_of(info, length)
+    except ValueError as error:
+        raise EnvError(f"{name} has an action mask that does not fit its actions: {error}") from error
+    return True
+
+
+def has_time_limit(env: AnyEnv) -> bool:
+    """Whether every episode is sure to end, as far as can be seen."""
+    if any(isinstance(layer, TimeLimit) for layer in layers(env)) or _is_minigrid(env.unwrapped):
+        return True
+    spec = spec_of(env)
+    return spec is not None and spec.max_episode_steps is not None
+
+
+def _is_minigrid(env: AnyEnv) -> bool:
+    """MiniGrid's envs truncate their episodes themselves."""
+    return any(kind.__module__.partition(".")[0] == "minigrid" for kind in type(env).__mro__)
+
+
+def shorter_limit(name: str, env: AnyEnv, max_episode_steps: int) -> str:
+    """A line, if the env itself ends its episodes before `max_episode_steps`; else ""."""
+    for attribute in _OWN_LIMITS:
+        limit = getattr(env.unwrapped, attribute, None)
+        if isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit < max_episode_steps:
+            return (
+                f"{name} ends its episodes itself after {limit} steps ({attribute}), so a limit of "
+                f"{max_episode_steps} changes nothing; a keyword argument of its constructor may"
+            )
+    return ""
