@@ -22,7 +22,7 @@ MAX_REWARD = float(np.finfo(np.float32).max)
 BOOLS = (bool, np.bool_)
 _NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 _VALUES_OF = {"reset": RESET_VALUES, "step": STEP_VALUES}
-_OLD_API = "an env of the old gym, which shimmy adapts"
+_OLD_API = "an env of the old gym API? shimmy adapts those"
 _WRONG_COUNT = re.compile(r"unpack \(expected (\d+)(?:, got (\d+))?\)")
 _NOT_ITERABLE = re.compile(r"cannot unpack non-iterable (\S+) object")
 _NO_SUCH_ARGUMENT = re.compile(r"reset\(\) got an unexpected keyword argument '(seed|options)'")
@@ -118,9 +118,7 @@ def api_error(error: BaseException) -> ReturnError | None:
         return None
     text = str(error)
     if argument := _NO_SUCH_ARGUMENT.search(text):
-        return ReturnError(
-            f"reset takes no argument {argument[1]!r}, as Gymnasium's does (is it {_OLD_API}?)"
-        )
+        return ReturnError(f"reset takes no argument {argument[1]!r}, as Gymnasium's does ({_OLD_API})")
     method, owner = frame.f_code.co_name, frame.f_locals.get("self")
     is_call = method in _VALUES_OF and isinstance(owner, gym.Wrapper)
     return _unpacking_error(method, text) if is_call else None
@@ -163,13 +161,13 @@ def _wrong_values(method: str, found: tuple[str, str | None]) -> ReturnError:
     else:
         what = f"{count} value{'' if count == '1' else 's'}"
     is_bare = method == "reset" and what != "None" and count in (None, "more than 2")
-    hint = f" (is it {_OLD_API}?)" if is_bare or (method, count) == ("step", "4") else ""
+    hint = f" ({_OLD_API})" if is_bare or (method, count) == ("step", "4") else ""
     return ReturnError(f"{method} returned {what}, {_wanted(method)}{hint}")
 
 
 def _wanted(method: str) -> str:
     names = _VALUES_OF[method]
-    return f"not {len(names)}: {', '.join(names[:-1])} and {names[-1]}"
+    return f"not the {len(names)} values {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _only_element(value: Any, name: str, wanted: str) -> Any:
@@ -189,5 +187,5 @@ def _only_element(value: Any, name: str, wanted: str) -> Any:
     if array.size == 1:
         return array.item()
     raise ReturnError(
-        f"returned {name} with shape {array.shape}; prl takes {wanted}: add a wrapper that makes one of them"
+        f"returned {name} of shape {array.shape}; prl takes {wanted}: add a wrapper that makes one of them"
     )

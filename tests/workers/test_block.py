@@ -107,7 +107,7 @@ def play(block):
     [
         ("reward_none", "the reward None, which is not a number"),
         ("reward_text", "the reward 'much', which is not a number"),
-        ("reward_list", r"the reward with shape \(2,\); prl takes one number: add a wrapper"),
+        ("reward_list", r"the reward of shape \(2,\); prl takes one number: add a wrapper"),
         ("reward_nan", "the reward nan, which is not a finite float32"),
         ("reward_inf", "the reward inf, which is not a finite float32"),
         ("reward_huge", r"the reward 1e\+39, which is not a finite float32"),

@@ -61,9 +61,9 @@ def test_one_number_is_a_reward_whatever_holds_it(reward, want):
         (np.datetime64("2020-01-01"), "the reward np.datetime64.*, which is not a number"),
         (np.ma.masked_array([1.0], [True]), "the reward masked_array.*, which is not a number"),
         ({"a": 1.0, "b": 2.0}, "the reward {.*}, which is not a number; .* not one per agent"),
-        (np.array([1.0, 2.0]), r"the reward with shape \(2,\); prl takes one number: add a wrapper"),
-        ([0, 0], r"the reward with shape \(2,\); prl takes one number"),
-        ([], r"the reward with shape \(0,\); prl takes one number"),
+        (np.array([1.0, 2.0]), r"the reward of shape \(2,\); prl takes one number: add a wrapper"),
+        ([0, 0], r"the reward of shape \(2,\); prl takes one number"),
+        ([], r"the reward of shape \(0,\); prl takes one number"),
         (math.nan, "the reward nan, which is not a finite float32"),
         (np.array([-math.inf]), r"the reward array\(\[-inf\]\), which is not a finite float32"),
         (10**400, "the reward 1000.*000, which is not a finite float32"),
@@ -93,8 +93,8 @@ def test_one_bool_is_a_flag_whatever_holds_it(flag):
         (np.array([0.5]), r"array\(\[0.5\]\), which is neither True nor False$"),
         ({"a": False, "__all__": False}, "{.*}, which is neither .*; prl takes one bool per env"),
         ({}, "{}, which is neither True nor False; .* not one per agent$"),
-        ([False, False], r"with shape \(2,\); prl takes one bool: add a wrapper that makes one of them$"),
-        (np.zeros(3, bool), r"with shape \(3,\); prl takes one bool"),
+        ([False, False], r"of shape \(2,\); prl takes one bool: add a wrapper that makes one of them$"),
+        (np.zeros(3, bool), r"of shape \(3,\); prl takes one bool"),
     ],
 )
 def test_what_is_no_flag_is_named(flag, message):
@@ -110,8 +110,8 @@ def test_values_of_step_and_reset():
     assert reset_values([1, None]) == (1, None)
 
 
-STEP = "not 5: observation, reward, terminated, truncated and info"
-OLD = r" \(is it an env of the old gym, which shimmy adapts\?\)"
+STEP = "not the 5 values observation, reward, terminated, truncated and info"
+OLD = r" \(an env of the old gym API\? shimmy adapts those\)"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_other_values_of_step(returned, message):
         step_values(returned)
 
 
-RESET = "not 2: observation and info"
+RESET = "not the 2 values observation and info"
 
 
 @pytest.mark.parametrize(
@@ -220,10 +220,13 @@ WRAPPERS = {
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (FOUR, "step returned 4 values, not 5: .*shimmy"),
-        (SIX, "step returned (6|more than 5) values, not 5: observation, reward"),
-        (NONE, "step returned None, not 5"),
-        (BARE, "reset returned (a value of type ndarray|3 values|more than 2 values), not 2: .*shimmy"),
+        (FOUR, "step returned 4 values, not the 5 values .*shimmy"),
+        (SIX, "step returned (6|more than 5) values, not the 5 values observation, reward"),
+        (NONE, "step returned None, not the 5 values"),
+        (
+            BARE,
+            "reset returned (a value of type ndarray|3 values|more than 2 values), not the 2 values .*shimmy",
+        ),
     ],
 )
 def test_a_wrong_number_of_values_is_named_behind_wrappers_too(returned, message, wrap):
@@ -261,7 +264,7 @@ def test_an_exception_that_was_never_raised_says_nothing_about_the_api():
 )
 def test_prls_own_wrappers_name_a_bare_reset(reset, message):
     for env in (ActionMask(Returns(reset=reset)), NumericObservation(Returns(reset=reset))):
-        with pytest.raises(ReturnError, match=f"^reset returned {message}, not 2"):
+        with pytest.raises(ReturnError, match=f"^reset returned {message}, not the 2"):
             env.reset(seed=1)
 
 
