@@ -35,8 +35,8 @@ def _large_one_hot(leaf: Leaf, batch_size: int) -> str | None:
         return None
     megabytes = 4 * choices * batch_size / 1e6
     return (
-        f"{_name(leaf)} has {choices:,} choices: a batch of its one-hot vectors takes {megabytes:,.0f} MB; "
-        "a custom encoder (--encoder) can do with less"
+        f"{_name(leaf)} has {choices:,} choices: one-hot vectors of that length take {megabytes:,.0f} MB per "
+        "batch and make every step slow; a custom encoder (--encoder) with an embedding is faster"
     )
 
 

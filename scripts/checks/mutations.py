@@ -331,7 +331,7 @@ MUTATIONS = (
     Mutation(
         "the bonus has its default step size",
         "prl/run/build.py",
-        "            lr=config.rnd_lr,\n",
+        "        lr=config.rnd_lr,\n",
         "",
         ("learner/test_rnd.py",),
     ),

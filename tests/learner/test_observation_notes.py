@@ -57,13 +57,13 @@ def test_nothing_is_said_of_what_is_read_as_expected(space):
         ),
         (
             Discrete(200_000),
-            "observation has 200,000 choices: a batch of its one-hot vectors takes 819 MB; "
-            "a custom encoder (--encoder) can do with less",
+            "observation has 200,000 choices: one-hot vectors of that length take 819 MB per batch and "
+            "make every step slow; a custom encoder (--encoder) with an embedding is faster",
         ),
         (
             Dict(code=MultiDiscrete([6000, 5000])),
-            "observation['code'] has 11,000 choices: a batch of its one-hot vectors takes 45 MB; "
-            "a custom encoder (--encoder) can do with less",
+            "observation['code'] has 11,000 choices: one-hot vectors of that length take 45 MB per batch and "
+            "make every step slow; a custom encoder (--encoder) with an embedding is faster",
         ),
     ],
 )
