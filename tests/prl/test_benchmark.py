@@ -14,26 +14,24 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import prl.commands.benchmark
 from learner.settings import ConfigError
 from prl.commands.benchmark import (
-    CONTENDERS,
     BenchmarkConfig,
     benchmark,
     format_table,
-    gymnasium_steps,
+    make_task,
     measure,
-    task,
     write_json,
 )
+from prl.commands.steppers import STEPPERS, end_async_vector_env, gymnasium_steps
 from workers.cores import usable_cores
 from workers.errors import EnvError
 
 N = 5
 OWN_ENVS = [
-    name for name in CONTENDERS if name not in ("envpool", "loops")
-]  # built-in envs; loops that nobody waits for
-every_contender = pytest.mark.parametrize("name", OWN_ENVS)
+    name for name in STEPPERS if name not in ("envpool", "loops")
+]  # built-in envs; loops in independent processes
+every_stepper = pytest.mark.parametrize("name", OWN_ENVS)
 
 
 class TallyEnv(gym.Env):
@@ -85,19 +83,19 @@ def config_for(tmp_path, **settings):
     return BenchmarkConfig("Tally-v0", {"file": str(tmp_path / "tally")}, **settings)
 
 
-def contender(name):
-    if not CONTENDERS[name].installed:
-        pytest.skip(f"{CONTENDERS[name].package} is not installed")
-    return CONTENDERS[name]
+def stepper(name):
+    if not STEPPERS[name].installed:
+        pytest.skip(f"{STEPPERS[name].package} is not installed")
+    return STEPPERS[name]
 
 
 def start(name, config):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a peer's own warnings at its start
-        return contender(name).start(task(config))
+        warnings.simplefilter("ignore")  # a baseline's own warnings at its start
+        return stepper(name).start(make_task(config))
 
 
-@every_contender
+@every_stepper
 def test_every_counted_step_was_a_step(name, tmp_path, leaves_nothing):
     """What is counted equals the calls of `env.step`: no reset row is among them, and no step is missing."""
     with start(name, config_for(tmp_path)) as steps:
@@ -114,7 +112,7 @@ def test_a_reset_takes_the_place_of_a_step_in_gymnasium(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["inline", "shared", "dummy", "loop"])
-def test_contenders_that_reset_within_a_step_count_every_row(name, tmp_path):
+def test_steppers_that_reset_within_a_step_count_every_row(name, tmp_path):
     with start(name, config_for(tmp_path)) as steps:
         assert [next(steps) for _ in range(9)] == [N] * 9
 
@@ -147,11 +145,11 @@ def test_envpool_resets_are_not_counted():
     assert sum(counts) == spy.real_steps < 60 * N
 
 
-@every_contender
-def test_a_failing_contender_says_so_in_one_line(name, tmp_path):
+@every_stepper
+def test_a_failing_stepper_says_so_in_one_line(name, tmp_path):
     config = config_for(tmp_path, only=[name])
     config.env_kwargs["fails_after"] = 2
-    contender(name)
+    stepper(name)
     result = benchmark(config)
     assert set(result["results"]) == set()
     assert result["skipped"][name].startswith("failed: ")
@@ -188,21 +186,21 @@ def test_the_result_is_consistent_and_saved(tmp_path):
         assert row["fraction_of_limit"] == pytest.approx(rates[name] / (usable_cores() * rates["loop"]))
 
 
-def test_contenders_take_turns(tmp_path, monkeypatch):
+def test_steppers_take_turns(tmp_path, monkeypatch):
     """All of them, round after round; the median counts; what breaks in between is out."""
     turns = []
 
-    def turn(contender, task, seconds):
-        turns.append(contender.label)
-        if contender is CONTENDERS["pipe"] and turns.count(contender.label) == 2:
+    def turn(stepper, task, seconds):
+        turns.append(stepper.label)
+        if stepper is STEPPERS["pipe"] and turns.count(stepper.label) == 2:
             raise RuntimeError
-        return [10.0, 1.0, 2.0][turns.count(contender.label) - 1]
+        return [10.0, 1.0, 2.0][turns.count(stepper.label) - 1]
 
     monkeypatch.setattr("prl.commands.benchmark._turn", turn)
     result = benchmark(config_for(tmp_path))
-    names = [name for name in CONTENDERS if CONTENDERS[name].installed]
-    labels = [CONTENDERS[name].label for name in names]
-    assert turns == labels * 2 + [label for label in labels if label != CONTENDERS["pipe"].label]
+    names = [name for name in STEPPERS if STEPPERS[name].installed]
+    labels = [STEPPERS[name].label for name in names]
+    assert turns == labels * 2 + [label for label in labels if label != STEPPERS["pipe"].label]
     assert set(result["results"]) == {*names, "limit"} - {"pipe"}
     assert result["results"]["shared"] == {
         "steps_per_second": 2.0,
@@ -213,18 +211,18 @@ def test_contenders_take_turns(tmp_path, monkeypatch):
     assert result["skipped"]["pipe"] == "failed: RuntimeError"
 
 
-def test_the_table_has_a_row_for_every_contender():
+def test_the_table_has_a_row_for_every_stepper():
     row = {"steps_per_second": 2e6, "all": [1e6, 2e6, 3e6], "ratio_to_async": 1.5, "fraction_of_limit": 0.25}
-    results = {name: row for name in [*CONTENDERS, "limit"] if name != "envpool"}
+    results = {name: row for name in [*STEPPERS, "limit"] if name != "envpool"}
     results["inline"] = {**row, "ratio_to_async": None, "fraction_of_limit": None}
     asked = {"env_id": "A-v1", "num_envs": 32, "num_workers": 2, "cores": 4, "seconds": 3.0, "repeats": 3}
     table = format_table({**asked, "results": results, "skipped": {"envpool": "not installed"}}).splitlines()
     assert table[0] == "A-v1, 32 envs, 2 workers, 4 cores; median of 3 x 3 s"
     lines = {line[:26].strip(): line[26:].split() for line in table[3:]}
     numbers = ["2,000,000", "1,000,000", "..", "3,000,000"]
-    expected = {contender.label: [*numbers, "1.5", "25%"] for contender in CONTENDERS.values()}
-    expected[CONTENDERS["inline"].label] = [*numbers, "-", "-"]
-    expected[CONTENDERS["envpool"].label] = ["not", "installed"]
+    expected = {stepper.label: [*numbers, "1.5", "25%"] for stepper in STEPPERS.values()}
+    expected[STEPPERS["inline"].label] = [*numbers, "-", "-"]
+    expected[STEPPERS["envpool"].label] = ["not", "installed"]
     expected["limit: 4 x the loop"] = [*numbers, "1.5", "25%"]
     assert lines == expected
 
@@ -283,7 +281,7 @@ class Unanswered:
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_async_vector_env_is_ended_in_whatever_state_it_is(fails, leaves_nothing):
     env = Unanswered(fails)
-    prl.commands.benchmark._end(env)
+    end_async_vector_env(env)
     assert env.closed
     assert not env.processes[0].is_alive()
     env.processes[0].close()
