@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from learner.exploration import ExplorationUpdate
 from learner.policy import ActorCritic
 
+Column = TypeVar("Column")
+"""`torch.Tensor`, or `numpy.ndarray`."""
+Other = TypeVar("Other")
+Ids = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
-class Batch:
-    """Steps to learn from; all tensors are on the policy's device.
+class Batch(Generic[Column]):
+    """Steps to learn from; tensors are on the policy's device.
 
     Attributes:
         inputs: [S, ...], preprocessed observations.
@@ -30,30 +34,42 @@ class Batch:
         exploration: learns from the same rows.
     """
 
-    inputs: Tensor
-    masks: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
+    inputs: Column
+    masks: Column
+    actions: Column
+    log_probs: Column
+    values: Column
+    advantages: Column
+    returns: Column
     acting_policy: ActorCritic
     exploration: ExplorationUpdate
 
     def __len__(self) -> int:
-        return len(self.log_probs)
+        return len(self.log_probs)  # type: ignore[arg-type]
 
-    def rows(self, index: Tensor | slice) -> Batch:
+    def rows(self, index: Ids | slice) -> Batch[Column]:
         """The rows of `index`, i64[B] or a slice."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        tensors = {name: value[index] for name, value in fields.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)  # type: ignore[arg-type]  # which fields are tensors is said above
+        return self.map(lambda column: column[index])
+
+    def map(self, function: Callable[[Any], Other]) -> Batch[Other]:
+        """The batch with a function of each of its columns in their place."""
+        return Batch(
+            function(self.inputs),
+            function(self.masks),
+            function(self.actions),
+            function(self.log_probs),
+            function(self.values),
+            function(self.advantages),
+            function(self.returns),
+            self.acting_policy,
+            self.exploration,
+        )
 
 
 class Minibatches(Protocol):
     """How a batch is cut: by rows, or, for policies with a memory, by sequences."""
 
-    def of(self, batch: Batch, rng: np.random.Generator) -> Iterator[tuple[Tensor, Batch]]:
+    def of(self, batch: Batch[Column], rng: np.random.Generator) -> Iterator[tuple[Ids, Batch[Column]]]:
         """The minibatches of all epochs, each with its rows i64[B] in the batch."""
 
 
@@ -69,10 +85,10 @@ class RowMinibatches:
         self.num_epochs = num_epochs
         self.size = size
 
-    def of(self, batch: Batch, rng: np.random.Generator) -> Iterator[tuple[Tensor, Batch]]:
+    def of(self, batch: Batch[Column], rng: np.random.Generator) -> Iterator[tuple[Ids, Batch[Column]]]:
         """See `Minibatches`."""
         for _ in range(self.num_epochs):
-            order = torch.as_tensor(rng.permutation(len(batch)), device=batch.inputs.device)
+            order = rng.permutation(len(batch))
             shuffled = batch.rows(order)
             for start in range(0, len(batch), self.size):
                 rows = slice(start, start + self.size)

@@ -64,7 +64,7 @@ class ActorCritic(nn.Module):
         self.observation_space = observation_space
         self.action_space = action_space
         self.head = make_head(action_space, log_std_init=log_std_init)
-        self._masks = make_masks(observation_space, self.head.num_outputs if self.head.maskable else 0)
+        self.masks = make_masks(observation_space, self.head.num_outputs if self.head.maskable else 0)
         self.encoder: Encoder
         if encoder is not None:
             self.encoder = CustomEncoder(observation_space, encoder)
@@ -88,17 +88,17 @@ class ActorCritic(nn.Module):
         Returns:
             Inputs of the networks [S, ...], and action masks bool[S, K]; bool[S, 0] if the space has none.
         """
-        return self.encoder.preprocess(rows), self._masks.read(rows)
+        return self.encoder.preprocess(rows), self.masks.read(rows)
 
     def outputs_and_values(self, inputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's outputs f32[S, K] and values f32[S], for what `preprocess` returns."""
         features = self.encoder(inputs)
         values: Tensor = self.critic(features).squeeze(1)
-        return self._masks.apply(self.actor(features), masks), values
+        return self.masks.apply(self.actor(features), masks), values
 
     def outputs(self, inputs: Tensor, masks: Tensor) -> Tensor:
         """The actor's outputs f32[S, K], for what `preprocess` returns."""
-        return self._masks.apply(self.actor(self.encoder(inputs)), masks)
+        return self.masks.apply(self.actor(self.encoder(inputs)), masks)
 
     def values(self, rows: Tensor) -> Tensor:
         """V(obs), f32[S], for rows [S, *O]."""

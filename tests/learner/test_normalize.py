@@ -12,7 +12,8 @@ from learner_helpers import log_prob, make_rollout, same_bits, vector_space, wei
 from learner.actor import Actor
 from learner.normalize import ObservationNormalizer, RawRewards, RewardScaler, RunningMoments, discounted_sums
 from learner.policy import ActorCritic
-from learner.ppo import PPOConfig, PPOLearner
+from learner.ppo_config import PPOConfig
+from learner.ppo import PPOLearner
 
 UNEVEN = [1, 7, 1, 300, 2, 64, 1000, 3]
 

@@ -11,7 +11,8 @@ import torch
 from learner_helpers import make_policy, make_rollout, same_bits, vector_space
 
 from learner.policy import ActorCritic
-from learner.ppo import PPOConfig, PPOLearner
+from learner.ppo_config import PPOConfig
+from learner.ppo import PPOLearner
 from learner.rnd import RND, ReturnFilter
 from learner.spaces import row_field
 from prl.chain import Chain

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from learner.ppo import PPOConfig
+from learner.ppo_config import PPOConfig
 from learner.settings import ConfigError, check, type_in_words
 
 POSITIVE = "a positive number"

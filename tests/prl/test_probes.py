@@ -12,7 +12,8 @@ import torch
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
-from learner.ppo import PPOConfig, PPOLearner
+from learner.ppo_config import PPOConfig
+from learner.ppo import PPOLearner
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool

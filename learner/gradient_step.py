@@ -1,0 +1,120 @@
+"""One optimiser step of PPO on a minibatch: the interface, and the implementation by autograd."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from learner.losses import approx_kl, clip_fraction, normalize, policy_loss, value_loss
+from learner.minibatches import Batch
+from learner.policy import ActorCritic
+from learner.ppo_config import PPOConfig
+
+ADAM_EPS = 1e-5
+"""Huang et al., "The 37 implementation details of PPO", detail 3."""
+
+
+class StepStatistics(NamedTuple):
+    """Of one minibatch, with the weights before its step.
+
+    Attributes:
+        policy_loss, value_loss: see `learner.losses`.
+        entropy: mean over the minibatch.
+        approx_kl, clip_fraction: see `learner.losses`.
+        ratio_error: the largest |ratio - 1|.
+    """
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    approx_kl: float
+    clip_fraction: float
+    ratio_error: float
+
+
+class GradientStep(Protocol):
+    """Gradient of the loss and Adam's step, for the weights of one policy."""
+
+    def adapt(self, batch: Batch[torch.Tensor]) -> Batch[Any]:
+        """The batch in the form of which `gradient` takes minibatches."""
+
+    def gradient(self, batch: Batch[Any], clip_range: float) -> StepStatistics:
+        """Compute the loss's gradient on a minibatch."""
+
+    def apply(self, actor_lr: float, critic_lr: float) -> bool:
+        """Clip the gradient and step. False, and nothing changes, if it is not finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class AutogradStep:
+    """By autograd and `torch.optim.Adam`, for any policy on any device. Implements `GradientStep`.
+
+    Args:
+        policy: whose weights are moved.
+        config: hyper-parameters.
+    """
+
+    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+        self._policy = policy
+        self._config = config
+        actor, critic = trainable_parameters(policy)
+        self._parameters = actor + critic
+        groups = [{"params": actor, "lr": config.actor_lr}, {"params": critic, "lr": config.critic_lr}]
+        self._optimizer = torch.optim.Adam(groups, eps=ADAM_EPS, fused=True)
+
+    def adapt(self, batch: Batch[torch.Tensor]) -> Batch[torch.Tensor]:
+        """See `GradientStep`."""
+        return batch
+
+    def gradient(self, batch: Batch[torch.Tensor], clip_range: float) -> StepStatistics:
+        """See `GradientStep`."""
+        config, head = self._config, self._policy.head
+        outputs, values = self._policy.outputs_and_values(batch.inputs, batch.masks)
+        log_ratio = head.log_prob(outputs, batch.actions) - batch.log_probs
+        entropy = head.entropy(outputs).mean()
+        advantages = normalize(batch.advantages) if config.normalize_advantage else batch.advantages
+        actor_loss = policy_loss(log_ratio, advantages, clip_range)
+        critic_loss = value_loss(values, batch.returns, batch.values, config.clip_range_vf)
+        self._optimizer.zero_grad()
+        (actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy).backward()
+        with torch.no_grad():
+            return StepStatistics(
+                float(actor_loss),
+                float(critic_loss),
+                float(entropy),
+                float(approx_kl(log_ratio)),
+                float(clip_fraction(log_ratio, clip_range)),
+                float((log_ratio.exp() - 1.0).abs().max()),
+            )
+
+    def apply(self, actor_lr: float, critic_lr: float) -> bool:
+        """See `GradientStep`."""
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
+        if not np.isfinite(norm):
+            return False
+        actor, critic = self._optimizer.param_groups
+        actor["lr"], critic["lr"] = actor_lr, critic_lr
+        self._optimizer.step()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `GradientStep`."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `GradientStep`."""
+        self._optimizer.load_state_dict(state)
+
+
+def trainable_parameters(policy: ActorCritic) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What moves with the actor's step size (a shared encoder included), and what with the critic's."""
+    shared = [parameter for parameter in policy.encoder.parameters() if parameter.requires_grad]
+    return [*shared, *policy.actor.parameters(), *policy.head.parameters()], list(policy.critic.parameters())
