@@ -1,4 +1,4 @@
-"""Names for the arrays that pools and envs exchange. G is the number of envs in a batch."""
+"""Names for the arrays that pools and envs exchange. G is a number of envs."""
 
 from __future__ import annotations
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from workers.arrays import Array, Ids
 from workers.pool import EnvPool
-
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
 
 
 class ReplayError(RuntimeError):

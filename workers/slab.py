@@ -12,10 +12,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from workers.arrays import Array, Floats
 from workers.errors import EnvError
 from workers.rows import Leaf, is_composite, is_numeric, leaves, row_bytes
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class Slab:
         obs: [N, *O], likewise of the observation space; written by the env.
         reward: f32[N]; written by the env.
         next_obs: [N, *O]; the first observation of the next episode, written by an env that has ended one
-            and was told to go on.
+            in a step with same-step autoreset.
         flags: u8[N], bits TERMINATED and TRUNCATED; written by the env. Never shared: it travels in
             the frame, so that a reader always knows which step its rows belong to.
     """
 
     action: Array
     obs: Array
-    reward: npt.NDArray[np.float32]
+    reward: Floats
     next_obs: Array
     flags: npt.NDArray[np.uint8]
 
@@ -70,12 +69,15 @@ class Field:
         return cls((length,), np.dtype(np.uint8))
 
     def allocate(self, rows: int) -> Array:
+        """Zeros in private memory, [rows, *shape]."""
         return np.zeros((rows, *self.shape), self.dtype)
 
     def nbytes(self, rows: int) -> int:
+        """The length of `rows` rows in bytes."""
         return rows * int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def view(self, memory: Any, rows: int) -> Array:
+        """The first `rows` rows in a buffer, [rows, *shape], without copying."""
         count = rows * int(np.prod(self.shape, dtype=np.int64))
         return np.frombuffer(memory, self.dtype, count).reshape(rows, *self.shape)
 
@@ -110,6 +112,7 @@ class SlabLayout:
 
     @property
     def shared(self) -> bool:
+        """Whether all processes see the same rows; otherwise they travel in the frames."""
         return self.memory is not None
 
     def attach(self, start: int = 0, stop: int | None = None) -> Slab:

@@ -20,9 +20,9 @@ from typing import Any, Literal, TypeAlias
 import gymnasium as gym
 import numpy as np
 
+from workers.arrays import Array
 from workers.envs import AnyEnv
 from workers.rows import pack
-from workers.slab import Array
 
 Stage: TypeAlias = Literal["init", "reset", "step", "close"]
 
@@ -80,6 +80,7 @@ class ProbeEnv(gym.Env[Array, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
+        """See `gymnasium.Env.reset`; a seed is required."""
         super().reset(seed=seed, options=options)
         if seed is None:
             raise ValueError("ProbeEnv needs a seed")
@@ -88,6 +89,7 @@ class ProbeEnv(gym.Env[Array, Any]):
         return self._obs, {}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`. Keeps the action: it is part of all later observations."""
         if self._actions is None:
             raise RuntimeError("step without an episode")
         self._actions.append(action)
@@ -142,10 +144,12 @@ class CompositeProbe(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """See `gymnasium.Env.reset`."""
         code, info = self.env.reset(seed=seed, options=options)
         return self._shown(code), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
         if type(action["kind"]) is not int or not self.action_space.contains(action):
             raise TypeError(f"not an action: {action!r}")
         row = pack(self.action_space, action)
@@ -248,6 +252,7 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
+        """See `gymnasium.Env.reset`. A fault of stage "reset" happens before the env is reset."""
         self._armed = self._seed in (None, seed)
         self._step = 0
         happens = self._stage == "reset" and self._armed and self._trigger()
@@ -255,6 +260,7 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         return (self._corrupted(obs) if happens else obs), info
 
     def step(self, action: Any) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`. A fault of stage "step" happens before the env steps."""
         self._step += 1
         happens = self._stage == "step" and self._armed and self._step == self._at_step and self._trigger()
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -263,12 +269,13 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         return obs, reward, terminated, truncated, info
 
     def close(self) -> None:
+        """See `gymnasium.Env.close`."""
         if self._stage == "close":
             self._trigger()
         self.env.close()
 
     def _trigger(self) -> bool:
-        """Do the deed, if the fault is one; whether the fault happens at all."""
+        """Trigger the fault. Returns whether it applies."""
         if self._once is not None:
             try:
                 os.close(os.open(self._once, os.O_CREAT | os.O_EXCL))
@@ -277,9 +284,9 @@ class FaultWrapper(gym.Wrapper[Array, Any, Array, Any]):
         if self._announce is not None:
             with open(self._announce, "a", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
-        deed = _ACTIONS_OF_FAULTS.get(self._fault)
-        if deed is not None:
-            deed()
+        action = _ACTIONS_OF_FAULTS.get(self._fault)
+        if action is not None:
+            action()
         return True
 
     def _corrupted(self, obs: Array) -> Any:

@@ -23,7 +23,7 @@ def block_of(factory, num_envs=3, first_env=0):
 
 
 class Canned(gym.Env):
-    """Returns what it is told to, at reset and at each step."""
+    """Returns the same values at reset and at each step."""
 
     action_space = gym.spaces.Discrete(2)
 
