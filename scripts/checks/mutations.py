@@ -16,7 +16,7 @@ class Mutation(NamedTuple):
 
 
 _PPO = ("learner/test_ppo.py",)
-_HEADS = ("learner/test_heads.py", "learner/test_composite_head.py")
+_HEADS = ("learner/test_heads.py", "learner/test_leaf_heads.py")
 
 MUTATIONS = (
     Mutation(
