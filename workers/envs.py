@@ -34,6 +34,7 @@ from workers.trial_env import (
     has_time_limit,
     ignored_observations,
     shorter_limit,
+    stateful_wrappers,
     working_directory_kept,
 )
 from workers.wrappers import ActionMask, NamedWrapper, NumericObservation, PlainActionMask
@@ -173,7 +174,9 @@ def _describe(
         env = ActionMask(env)
     if ignores_mask:
         env = PlainActionMask(env)
-    note = "" if max_episode_steps is None else shorter_limit(name, trial, max_episode_steps)
+    notes = stateful_wrappers(name, trial)
+    if max_episode_steps is not None and (limit := shorter_limit(name, trial, max_episode_steps)):
+        notes.append(limit)
     return EnvFactory(
         name,
         payload,
@@ -183,7 +186,7 @@ def _describe(
         ignored_observations=ignored,
         mask_from_info=mask_from_info,
         ignores_mask=ignores_mask,
-        notes=(note,) if note else (),
+        notes=tuple(notes),
     )
 
 

@@ -8,18 +8,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 
 from workers.env_builders import Builder
 from workers.env_compare import AnyEnv, layers
 from workers.env_specs import OLD_GYM_ADVICE, is_old_gym_env, spec_of
 from workers.errors import USER_ERRORS, EnvError, one_line
+from workers.returns import api_error, reset_values
 from workers.rows import has_numbers, is_numeric
 from workers.rows import leaves as space_leaves
 from workers.wrappers import MASK_KEY, has_choices, mask_length, mask_of
 
 # Attributes by which envs limit their episodes themselves: MiniGrid and many others, Meta-World.
 _OWN_LIMITS = ("max_steps", "max_episode_steps", "_max_episode_steps", "max_path_length")
+
+# Wrappers with statistics that a file of weights does not hold, and prl's settings for the same purpose.
+_STATEFUL: dict[type[AnyEnv], str] = {
+    NormalizeObservation: "--normalize-obs (normalize_obs=True)",
+    NormalizeReward: "--normalize-reward (normalize_reward=True)",
+}
 
 
 @contextlib.contextmanager
@@ -93,8 +100,10 @@ def gives_mask_in_info(name: str, trial: AnyEnv) -> bool:
     if has_mask_in_observation(trial) or not has_choices(trial.action_space):
         return False
     try:
-        _, info = trial.reset(seed=0)
+        _, info = reset_values(trial.reset(seed=0))
     except USER_ERRORS as error:  # the env is the user's code
+        if (problem := api_error(error)) is not None:
+            raise EnvError(f"{name}: {problem}") from error
         raise EnvError.of(f"reset(seed=0) of {name}", error) from error
     if not isinstance(info, Mapping) or MASK_KEY not in info:
         return False
@@ -133,3 +142,13 @@ def shorter_limit(name: str, env: AnyEnv, max_episode_steps: int) -> str:
                 f"{max_episode_steps} changes nothing; a keyword argument of its constructor may"
             )
     return ""
+
+
+def stateful_wrappers(name: str, env: AnyEnv) -> list[str]:
+    """A line for each wrapper with running statistics, which every copy of the env gathers for itself."""
+    return [
+        f"{name} is wrapped in {kind.__name__}: its statistics differ from env to env and are not saved with "
+        f"the weights, so evaluation and play start without them; {setting} keeps one set for all envs"
+        for kind, setting in _STATEFUL.items()
+        if any(isinstance(layer, kind) for layer in layers(env))
+    ]

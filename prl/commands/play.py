@@ -21,6 +21,7 @@ from prl.training.evaluate import Episode, iterate_episodes
 from workers.envs import AnyEnv, EnvFactory
 from workers.errors import EnvError, WorkerEnvFailed, one_line
 from workers.seeding import episode_seed
+from workers.trial_env import working_directory_kept
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def _with_display(trained: TrainConfig, config: PlayConfig) -> TrainConfig:
     return dataclasses.replace(trained, env_kwargs=kwargs, max_episode_steps=limit)
 
 
+@working_directory_kept()
 @standard_torch()
 def _require_render_mode(trained: TrainConfig, wanted: str) -> None:
     """Check that the env can be shown, before anything is written.

@@ -22,12 +22,12 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from prl.pools import make_pool
+from workers.arrays import Array
 from workers.cores import usable_cores
 from workers.envs import AnyEnv, EnvFactory
 from workers.pool import EnvPool
 from workers.process_pool import Transport
 from workers.seeding import episode_seed
-from workers.slab import Array
 
 SEED = 0
 _SEED_ROWS = 64  # then the seeds start again from the first

@@ -20,6 +20,7 @@ from prl.run.torch_state import standard_torch, use_deterministic_algorithms
 from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
+from workers.trial_env import working_directory_kept
 
 LONGEST_EPISODE = 27_000
 """Steps after which evaluations cut episodes that have no time limit; Atari's longest have as many."""
@@ -40,9 +41,12 @@ def build_factory(config: TrainConfig) -> EnvFactory:
         env_kwargs=config.env_kwargs,
         max_episode_steps=config.max_episode_steps,
         wrappers=config.wrappers,
+        ends_by_itself=config.ends_by_itself,
+        use_action_masks=config.action_masks,
     )
 
 
+@working_directory_kept()
 @standard_torch()
 def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPool:
     """A pool of a config's envs, in its number of worker processes.
@@ -61,6 +65,7 @@ def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPo
         config.num_workers,
         transport=config.transport,
         step_timeout=config.step_timeout,
+        start_timeout=config.start_timeout,
         pin_workers=config.pin_workers,
     )
 
@@ -142,13 +147,15 @@ def check_trainable(factory: EnvFactory) -> None:
     if not factory.has_time_limit:
         raise EnvError(
             f"{factory.name} has no time limit, so an episode might never end; set one with "
-            "--max-episode-steps (max_episode_steps=), or train with --rollout steps"
+            "--max-episode-steps (max_episode_steps=), say --ends-by-itself (ends_by_itself=True) if it ends "
+            "all its episodes itself, or train with --rollout steps"
         )
 
 
 def evaluation_limit(config: TrainConfig, factory: EnvFactory) -> int | None:
     """The steps after which evaluations cut an episode; None if the env has a time limit."""
-    return None if factory.has_time_limit else LONGEST_EPISODE
+    may_be_endless = config.ends_by_itself or not factory.has_time_limit
+    return LONGEST_EPISODE if may_be_endless and config.max_episode_steps is None else None
 
 
 def pick_device(name: str) -> torch.device:

@@ -102,6 +102,7 @@ def _messages(config: TrainConfig, factory: EnvFactory) -> list[str]:
         f"{name} cannot be written to config.yaml, so only Python can do this run again: {value}"
         for name, value in unwritable_settings(config).items()
     ]
+    lines += factory.notes
     if factory.ignored_observations:
         lines.append(f"left out, since it holds no numbers: {', '.join(factory.ignored_observations)}")
     if config.encoder is None:
