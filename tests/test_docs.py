@@ -99,6 +99,33 @@ def functions_in(path):
 
 
 @every_page
+def test_names_that_are_said_to_be_in_a_file_are_defined_there(page):
+    """As in "`POOLS` in `tests/workers/test_pool_contract.py`"."""
+    for name, file in re.findall(r"`(\w+)`\s+(?:in|of)\s+`([\w/]+\.py)`", text_of(page)):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        definition = rf"^(?:(?:def|class) {name}\b|{name}\b.*=)"
+        assert re.search(definition, text, re.MULTILINE), f"{page.name}: {name} in {file}"
+
+
+def test_the_map_of_the_design_is_complete():
+    """The modules of every folder that "Where things are" lists, no more and no fewer."""
+    rows = re.findall(
+        r"^\| `([\w/]+)` \| ((?:`\w+` )+)\|", (ROOT / "docs/design.md").read_text(), re.MULTILINE
+    )
+    listed = {}
+    for folder, modules in rows:
+        listed.setdefault(folder, []).extend(re.findall(r"\w+", modules))
+    files = [file for top in ("scripts", "prl", "workers", "learner") for file in (ROOT / top).rglob("*.py")]
+    there = {}
+    for file in files:
+        if file.name != "__init__.py":
+            there.setdefault(str(file.parent.relative_to(ROOT)), []).append(file.stem)
+    assert {folder: sorted(modules) for folder, modules in listed.items()} == {
+        folder: sorted(modules) for folder, modules in there.items()
+    }
+
+
+@every_page
 def test_dotted_names_in_backticks_exist(page):
     if page.name == "CHANGELOG.md":  # it names what there was
         return
