@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from learner.settings import require_counts
 from learner.store import Rollout, Store
 from prl.checks import ActionCheck, Flags, Ids, as_flags, check_pool_settings, converted
 from prl.pools import make_pool
+from prl.run.torch_state import standard_torch
 from workers.envs import EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import StepBatch
@@ -119,7 +121,8 @@ class EnvVectorizer:
         step_timeout: float = 60.0,
     ) -> None:
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout)
-        factory = env_factory(env, max_episode_steps=max_episode_steps)
+        with standard_torch():
+            factory = env_factory(env, max_episode_steps=max_episode_steps)
         for space in (factory.observation_space, factory.action_space):
             if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
                 raise EnvError(
@@ -134,7 +137,8 @@ class EnvVectorizer:
         self._episode = -1
         self._ended = np.ones(num_envs, np.bool_)  # what the envs say; `envs_active` is what the loop says
         self._finished = np.ones(num_envs, np.bool_)
-        self._pool = make_pool(factory, num_envs, num_workers, step_timeout=step_timeout)
+        with standard_torch():
+            self._pool = make_pool(factory, num_envs, num_workers, step_timeout=step_timeout)
 
     @property
     def envs_active(self) -> Flags:
@@ -205,8 +209,11 @@ class EnvVectorizer:
         return playing
 
     def _receive(self) -> StepBatch:
+        # An env in this process (num_workers=0) is the user's code, too.
+        state = standard_torch() if self._pool.num_workers == 0 else contextlib.nullcontext()
         try:
-            return self._pool.recv()
+            with state:
+                return self._pool.recv()
         except BaseException:
             # A custom loop may have no `with`. After Ctrl-C in a notebook, the answer that is still to come
             # would be taken for that of the next command.

@@ -24,11 +24,14 @@ from prl.pools import make_pool
 from prl.run.build import build_learner, check_trainable, pick_device, reproducible
 from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
+from prl.run.sinks import Sink
+from prl.run.torch_state import standard_torch
 from prl.run.train import run_training
 from prl.run.weights import load_weights, save_weights
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
+from workers.pool import EnvPool
 from workers.process_pool import Transport
 
 Array = npt.NDArray[Any]
@@ -130,8 +133,9 @@ class PPO:
         self.beta = beta
         observation_space = gym.spaces.Box(-np.inf, np.inf, (int(observ_dim),))
         action_space = _action_space(is_continuous, int(action_dim), action_scaling)
-        policy = ActorCritic(observation_space, action_space, config.hidden_sizes, seed)
-        self.learner = build_learner(policy.to(pick_device(device)), config)
+        with standard_torch():
+            policy = ActorCritic(observation_space, action_space, config.hidden_sizes, seed)
+            self.learner = build_learner(policy.to(pick_device(device)), config)
         self._actor = Actor(policy)
         self.memory: list[Rollout] = []
         """What `learn` learns from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
@@ -199,7 +203,7 @@ class PPO:
         self.memory.clear()
         return metrics
 
-    def _batch(self, rollout: Rollout) -> Batch:
+    def _batch(self, rollout: Rollout) -> Batch[torch.Tensor]:
         policy = self.policy
         obs = torch.as_tensor(rollout.obs, dtype=torch.float32, device=policy.device)
         actions = torch.as_tensor(policy.head.from_env(rollout.actions), device=policy.device)
@@ -264,35 +268,48 @@ class AsyncPPO:
         self.steps = steps
         self.num_workers = num_workers
         self.seed = seed
-        self.run_folder = None if run_folder is None else Path(run_folder)
+        # Absolute, since the constructor of an env may change the working directory.
+        self.run_folder = None if run_folder is None else Path(run_folder).absolute()
         self.transport = transport
         self.step_timeout = step_timeout
-        self._factory = env_factory(env, max_episode_steps=max_episode_steps)
+        with standard_torch():
+            self._factory = env_factory(env, max_episode_steps=max_episode_steps)
         check_trainable(self._factory)
         _check_spaces(self._factory, ppo.policy)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
         """Train; a progress bar shows steps and mean return.
+
+        Args:
+            sinks: get the metrics of every update, see `prl.Sink`; closed at the end.
 
         Returns:
             A summary: status, timesteps, episodes, mean_return (last 100 episodes), steps_per_second, ...
 
         Raises:
+            ConfigError: the run folder holds a run already, or cannot be written.
             WorkerError: a worker died, hung or reported a failed env.
+            WriteError: the weights or the summary could not be written at the end.
         """
-        folder = None if self.run_folder is None else RunFolder(self.run_folder)
-        with reproducible(self.ppo.torch_threads, self.ppo.policy.device), stop_on_signals() as signals:
-            with make_pool(
-                self._factory, self.num_envs, self.num_workers, self.transport, self.step_timeout
-            ) as pool:
-                trainer = Trainer(
-                    pool,
-                    self.ppo.learner,
-                    batch_size=self.ppo.batch_size,
-                    total_timesteps=self.steps,
-                    seed=self.seed,
-                )
-                return run_training(trainer, self.steps, folder, self._factory.name, signals=signals)
+        with contextlib.ExitStack() as stack:
+            folder = None if self.run_folder is None else stack.enter_context(RunFolder(self.run_folder))
+            stack.enter_context(reproducible(self.ppo.torch_threads, self.ppo.policy.device))
+            signals = stack.enter_context(stop_on_signals())
+            trainer = Trainer(
+                stack.enter_context(self._make_pool()),
+                self.ppo.learner,
+                batch_size=self.ppo.batch_size,
+                total_timesteps=self.steps,
+                seed=self.seed,
+            )
+            if folder is not None:
+                folder.keep()
+            name = self._factory.name
+            return run_training(trainer, self.steps, folder, name, signals=signals, sinks=sinks)
+
+    @standard_torch()
+    def _make_pool(self) -> EnvPool:
+        return make_pool(self._factory, self.num_envs, self.num_workers, self.transport, self.step_timeout)
 
 
 def _action_space(is_continuous: bool, action_dim: int, action_scaling: float) -> gym.Space[Any]:

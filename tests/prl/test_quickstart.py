@@ -1,7 +1,9 @@
 """The documented quick start and custom loop, with their exact names."""
 
 import functools
+import os
 import re
+import tempfile
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch as t
 
 from learner.store import Store
-from prl import PPO, AsyncPPO, ConfigError, EnvVectorizer, VecMemory, utils
+from prl import PPO, AsyncPPO, ConfigError, EnvVectorizer, VecMemory, episode_seed, utils
 from prl.run.weights import weights_sha256
 from prl.training.collect import Group, collect
 from prl.training.rounds import EpisodeTracker, WholeEpisodes
@@ -294,6 +296,131 @@ def test_an_invalid_number_of_envs_is_named(num_envs):
 def test_action_masks_are_not_ignored_but_refused():
     with pytest.raises(EnvError, match="Taxi-v4 gives action masks, which PPO does not take"):
         AsyncPPO(env="Taxi-v4", ppo=make_ppo())
+
+
+def low_gravity():
+    """An env that was changed after it was made, and has been played."""
+    env = gym.make("Pendulum-v1", max_episode_steps=200)
+    env.unwrapped.g = 1.5
+    env.reset(seed=3)
+    env.step(np.zeros(1, np.float32))
+    return env
+
+
+def one_step(env):
+    """The observation after the first step of the first episode of seed 0."""
+    env.reset(seed=episode_seed(0, 0, 0))
+    return env.step(np.ones(1, np.float32))[0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_env_that_was_changed_reaches_the_workers_as_it_is(num_workers):
+    with EnvVectorizer(env=low_gravity(), num_envs=1, num_workers=num_workers) as env:
+        env.reset()
+        found = env.step([[1.0]])[0][0]
+    np.testing.assert_array_equal(found, one_step(low_gravity()))
+    assert not np.array_equal(found, one_step(gym.make("Pendulum-v1")))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_async_ppo_trains_on_the_env_that_was_changed(num_workers):
+    env = gym.make("CartPole-v1")
+    env._max_episode_steps = 5  # no policy falls that early
+    summary = AsyncPPO(env=env, ppo=make_ppo(), num_envs=2, steps=40, num_workers=num_workers).run()
+    assert summary["mean_return"] == 5.0
+
+
+def test_an_env_with_an_attribute_set_through_its_wrappers():
+    env = gym.make("CartPole-v1", max_episode_steps=20)
+    env.set_wrapper_attr("force_mag", 30.0)
+    expected = gym.make("CartPole-v1").unwrapped
+    expected.force_mag = 30.0
+    expected.reset(seed=episode_seed(0, 0, 0))
+    with EnvVectorizer(env=env, num_envs=1, num_workers=0) as vectorizer:
+        vectorizer.reset()
+        np.testing.assert_array_equal(vectorizer.step([1])[0][0], expected.step(1)[0])
+
+
+def test_an_env_that_the_user_has_closed():
+    env = gym.make("CartPole-v1", max_episode_steps=20)
+    env.reset(seed=0)
+    env.close()
+    summary = AsyncPPO(env=env, ppo=make_ppo(), num_envs=2, steps=40, num_workers=1).run()
+    assert summary["status"] == "finished"
+    with EnvVectorizer(env=env, num_envs=2, num_workers=0) as vectorizer:
+        assert vectorizer.reset()[0].shape == (2, 4)
+
+
+class Intrusive(gym.Env):
+    """Changes torch's settings and the working directory of its process."""
+
+    observation_space = gym.spaces.Box(-1, 1, (4,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self):
+        t.set_default_dtype(t.float64)
+        t.set_grad_enabled(False)
+        os.chdir(tempfile.gettempdir())
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+class IntrusiveInEveryStep(Intrusive):
+    def step(self, action):
+        self.__init__()
+        return super().step(action)
+
+
+def test_an_env_that_changes_settings_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = AsyncPPO(
+        Intrusive, make_ppo(), num_envs=2, steps=20, num_workers=0, max_episode_steps=5, run_folder="run"
+    )
+    assert run.run()["status"] == "finished"
+    assert (tmp_path / "run/weights/policy.safetensors").is_file()
+    with EnvVectorizer(IntrusiveInEveryStep, num_envs=2, num_workers=0, max_episode_steps=5) as env:
+        custom_loop(make_ppo(), env, 2, with_truncates=True)
+    assert t.get_default_dtype() == t.float32
+    assert t.is_grad_enabled()
+
+
+def test_a_run_folder_is_free_again_if_the_run_cannot_begin(tmp_path):
+    taken = tmp_path / "licence"
+
+    class Once(Failing):
+        def __init__(self):
+            if taken.exists():
+                raise RuntimeError("only one licence")
+            taken.touch()
+
+    run = AsyncPPO(Once, make_ppo(), num_workers=0, max_episode_steps=5, run_folder=tmp_path / "run")
+    with pytest.raises(WorkerEnvFailed, match="only one licence"):
+        run.run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_sinks_get_the_metrics_of_every_update():
+    class Recorder:
+        def __init__(self):
+            self.written, self.closed = [], False
+
+        def write(self, timesteps, metrics):
+            self.written.append((timesteps, metrics["rollout/ep_rew_mean"]))
+
+        def close(self):
+            self.closed = True
+
+    sink = Recorder()
+    ppo = make_ppo(batch_size=20)
+    run = AsyncPPO("CartPole-v1", ppo, num_envs=2, steps=40, num_workers=0, max_episode_steps=5)
+    summary = run.run(sinks=[sink])
+    assert [timesteps for timesteps, _ in sink.written] == [20, 40]
+    assert sink.written[-1][1] == summary["mean_return"] == 5.0
+    assert sink.closed
 
 
 class Failing(gym.Env):
