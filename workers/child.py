@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import cloudpickle
 import numpy as np
 
+from workers.arrays import Array
 from workers.block import EnvBlock
 from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, describe, one_line
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
-from workers.slab import Array, SlabLayout
+from workers.slab import SlabLayout
 
 _PR_SET_PDEATHSIG = 1
 _ANSWER_TIMEOUT = 3600.0  # seconds; a learner that is stopped in a debugger may take long to read
@@ -45,8 +47,13 @@ def main(
     channel = Channel(connection)
     sequence = 0
     block: EnvBlock | None = None
+
+    def on_built(built: int) -> None:
+        if built < envs[1] - envs[0]:  # READY tells of the last one
+            channel.send(Frame(Kind.PROGRESS, incarnation, 0), _ANSWER_TIMEOUT)
+
     try:
-        server = _Server(cloudpickle.loads(factory), layout, envs)
+        server = _Server(cloudpickle.loads(factory), layout, envs, on_built)
         block = server.block
         channel.send(Frame(Kind.READY, incarnation, 0), _ANSWER_TIMEOUT)
         while (frame := channel.wait_frame()) is not None and frame.kind is not Kind.CLOSE:
@@ -64,14 +71,20 @@ def main(
 class _Server:
     """Answers commands: bytes in, bytes out."""
 
-    def __init__(self, factory: EnvFactory, layout: SlabLayout, envs: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        factory: EnvFactory,
+        layout: SlabLayout,
+        envs: tuple[int, int],
+        on_built: Callable[[int], None],
+    ) -> None:
         start, stop = envs
         self._slab = layout.attach(start, stop)
         self._command_arrays = layout.command_arrays(self._slab)
         self._action_bytes = sum(array[0].nbytes for array in self._command_arrays)
         self._answer_arrays = layout.answer_arrays(self._slab)
         self._restart_arrays = layout.restart_arrays(self._slab)
-        self.block = EnvBlock(factory, start, self._slab)
+        self.block = EnvBlock(factory, start, self._slab, on_built=on_built)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
         """Carry out RESET, STEP or STEP_AUTORESET; the payload of the answer."""
@@ -90,7 +103,7 @@ class _Server:
         return answer
 
     def _arguments(self, kind: Kind, payload: bytes) -> tuple[Array, list[int], memoryview]:
-        """Rows i32[G], seeds (as many, or none), and the bytes of the actions."""
+        """Rows i32[G], seeds (one per row, or none), and the bytes of the actions."""
         seed_bytes = 0 if kind is Kind.STEP else SEED_BYTES
         action_bytes = 0 if kind is Kind.RESET else self._action_bytes
         count = len(payload) // (ROW_BYTES + seed_bytes + action_bytes)

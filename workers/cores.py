@@ -4,14 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use, at least 1.
+
+    These are the cores that it may run on (its affinity mask), or fewer where a control group limits its
+    share of CPU time, as containers do: a quota of 2.5 cores gives 2.
+
+    Args:
+        root: of the file system that tells of control groups.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(int(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The limits on CPU time, in cores, of the control groups that this process belongs to."""
+    # Lines are "0::/path" in version 2, "number:controllers:/path" in version 1.
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not path.startswith("/"):
+            continue
+        top = root / "sys/fs/cgroup"
+        if not controllers:
+            # "unified" is where systemd puts version 2 beside version 1.
+            tops = [top, top / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [top / controllers, top / "cpu"]
+        else:
+            continue
+        # In a container, the path may be the one that the host sees; then only the topmost group is there.
+        for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+            for folder in tops:
+                yield from _quota(folder / group.relative_to("/"))
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """The limit of one control group in cores, if it has one."""
+    quota, _, period = _read(group / "cpu.max").partition(" ")  # version 2: "max 100000", "250000 100000"
+    if not quota:
+        quota, period = (
+            _read(group / "cpu.cfs_quota_us"),
+            _read(group / "cpu.cfs_period_us"),
+        )  # -1 is no limit
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        if (cores := int(quota) / int(period)) > 0:
+            yield cores
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):  # no control groups, no such controller, not allowed
+        return ""
 
 
 def pin(pids: Sequence[int | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import random
@@ -66,8 +67,9 @@ def differences(first: AnyEnv, second: AnyEnv) -> list[Attribute]:
             else:
                 # Parts that refer back to an env do not differ because of its other attributes.
                 seen: _Seen = {(id(mine), id(theirs)): (mine, theirs) for mine, theirs in pairs}
-                if not _equal(vars(one)[name], vars(other)[name], seen):
-                    found.append(Attribute(index, name))
+                with contextlib.suppress(RecursionError):  # nested too deeply to be looked into
+                    if not _equal(vars(one)[name], vars(other)[name], seen):
+                        found.append(Attribute(index, name))
     return found
 
 
@@ -82,8 +84,7 @@ def _equal(one: Any, other: Any, seen: _Seen) -> bool:
     for kinds, same in _CHECKS:
         if isinstance(one, kinds):
             return same(one, other)
-    pairs = _pairs(one, other)
-    return _same_bytes(one, other) if pairs is None else all(_equal(*pair, seen) for pair in pairs)
+    return all(_equal(mine, theirs, seen) for mine, theirs in _pairs(one, other))
 
 
 def _same_atoms(one: Any, other: Any) -> bool:
@@ -122,8 +123,8 @@ _CHECKS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], bool]], ...] = (
 )
 
 
-def _pairs(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
-    """What has to be equal in two values of one type; None if only their pickles can say."""
+def _pairs(one: Any, other: Any) -> list[tuple[Any, Any]]:
+    """What has to be equal in two values of one type."""
     if isinstance(one, dict):
         return [*_pairs_of_values(one, other), *_pairs_of_attributes(one, other)]
     if isinstance(one, list | tuple | deque):
@@ -131,9 +132,9 @@ def _pairs(one: Any, other: Any) -> list[tuple[Any, Any]] | None:
         return [(len(one), len(other)), *zip(one, other, strict=False), *_pairs_of_attributes(one, other)]
     if (parts := _parts(one)) is not None:
         return list(zip(parts, _parts(other) or (), strict=True))
-    if not _is_made_of_attributes(type(one)):
-        return None
-    return _pairs_of_attributes(one, other) or None  # without any: something of a C library, perhaps
+    if _is_made_of_attributes(type(one)) and (pairs := _pairs_of_attributes(one, other)):
+        return pairs
+    return [(_reduced(one), _reduced(other))]
 
 
 def _is_made_of_attributes(kind: Any) -> bool:
@@ -153,6 +154,20 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, functools.partial):
         return value.func, value.args, value.keywords
     return None
+
+
+def _reduced(value: Any) -> Any:
+    """What pickle would save of an object whose class says that itself; None if it cannot be pickled."""
+    try:
+        if hasattr(value, "detach"):  # a tensor, whose pickle says where in memory it is
+            return np.asarray(value.detach().cpu())
+        reduced = value.__reduce_ex__(4)
+    except Exception:  # anything may be raised by a user's __reduce__
+        return None
+    if isinstance(reduced, str):
+        return reduced
+    # Items of lists and mappings come as iterators.
+    return tuple(list(part) if isinstance(part, Iterator) else part for part in reduced)
 
 
 def _contents(cell: types.CellType) -> Any:

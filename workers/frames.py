@@ -1,4 +1,4 @@
-"""What travels between learner and workers: frames, and the batch that the learner reads.
+"""What travels between learner and workers: frames.
 
 A frame is a fixed header (kind, incarnation, sequence number, payload length) and raw bytes. Nothing
 that comes from a child is unpickled. Letters in shapes: N envs, G rows in one message, O observation
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workers.arrays import Array
 from workers.errors import ProtocolError
-from workers.slab import Array
 
 HEADER = struct.Struct("<BIII")
 MAX_PAYLOAD = 1 << 30
@@ -38,6 +38,8 @@ class Kind(enum.IntEnum):
     # worker -> learner
     READY = 4
     """All envs of the worker are constructed."""
+    PROGRESS = 8
+    """One more env is constructed, and it is not the last."""
     ROWS = 5
     """Answer: flags u8[G], then, if not in shared memory, rewards and observations, and for STEP_AUTORESET
     the first observations of the envs whose episode has ended."""
@@ -54,6 +56,7 @@ class Frame(NamedTuple):
     payload: bytes = b""
 
     def encode(self) -> bytes:
+        """Header and payload."""
         return HEADER.pack(self.kind, self.incarnation, self.sequence, len(self.payload)) + self.payload
 
 

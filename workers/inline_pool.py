@@ -7,28 +7,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from workers.arrays import Array, Ids
 from workers.block import EnvBlock
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
 from workers.frames import SEED_DTYPE
+from workers.global_random import GlobalGenerators
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
-from workers.slab import Array, SlabLayout
+from workers.slab import SlabLayout
+from workers.trial_env import working_directory_kept
 
 
 @dataclass(frozen=True)
 class _Command:
     name: str
-    env_ids: npt.NDArray[np.int64]
+    env_ids: Ids
     run: Callable[[], None]
     restarts: bool = False
 
 
 class InlinePool:
-    """N envs in this process, stepped one after the other. Implements `workers.frames.EnvPool`.
+    """N envs in this process, stepped one after the other. Implements `workers.pool.EnvPool`.
 
-    Commands are carried out by `recv`, so errors surface where those of processes do.
+    Commands are carried out by `recv`, so errors surface where those of processes do. What envs do to the
+    process's global random generators and, when they are built, to its working directory is undone.
 
     Args:
         factory: builds each env.
@@ -47,18 +50,20 @@ class InlinePool:
         self._slab = SlabLayout(factory.observation_space, factory.action_space, num_envs).attach()
         self._commands: deque[_Command] = deque()
         self._closed = False
+        self._generators = GlobalGenerators()
         try:
-            self._block = EnvBlock(factory, 0, self._slab)
+            with working_directory_kept():
+                self._block = EnvBlock(factory, 0, self._slab, before_use=self._generators.put_aside)
         except EnvFailure as error:
             raise self._failure("start", error) from error
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
+    def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
         self._require_open()
         rows, listed = env_ids.tolist(), np.asarray(seeds, SEED_DTYPE).tolist()
         self._commands.append(_Command("reset", env_ids, lambda: self._block.reset(rows, listed)))
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
+    def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
         self._require_open()
         self._slab.action[env_ids] = actions
@@ -68,7 +73,7 @@ class InlinePool:
         self._commands.append(step)
 
     def recv(self, timeout: float | None = None) -> StepBatch:
-        """See `EnvPool.recv`. Nothing can interrupt an env in one's own process: `timeout` is not used."""
+        """See `EnvPool.recv`. `timeout` is ignored: nothing can interrupt an env in this process."""
         if not self._commands:
             raise RuntimeError("recv without an open command: call reset or send first")
         command = self._commands.popleft()
@@ -76,6 +81,8 @@ class InlinePool:
             command.run()
         except EnvFailure as error:
             raise self._failure(command.name, error) from error
+        finally:
+            self._generators.put_back()
         return read_batch(self._slab, command.env_ids, command.restarts)
 
     def _require_open(self) -> None:

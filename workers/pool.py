@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from workers.slab import Array, Slab
+from workers.arrays import Array, Flags, Floats, Ids
+from workers.slab import Slab
 
-POOL_CLOSED = "the pool is closed; a loop of one's own closes it, too, when an env or a worker has failed"
+POOL_CLOSED = "the pool is closed (a custom loop also closes it after an env or worker failure)"
 
-Seeds: TypeAlias = "Sequence[int] | npt.NDArray[np.int64]"
+Seeds: TypeAlias = "Sequence[int] | Ids"
 
 TERMINATED = 1
 TRUNCATED = 2
@@ -40,18 +40,18 @@ class StepBatch(NamedTuple):
             observation of the next episode where a row ended. May be `obs` itself. Else None.
     """
 
-    env_ids: npt.NDArray[np.int64]
+    env_ids: Ids
     obs: Array
-    reward: npt.NDArray[np.float32]
-    terminated: npt.NDArray[np.bool_]
-    truncated: npt.NDArray[np.bool_]
-    lost: npt.NDArray[np.bool_]
+    reward: Floats
+    terminated: Flags
+    truncated: Flags
+    lost: Flags
     next_obs: Array | None = None
 
     @property
-    def ended(self) -> npt.NDArray[np.bool_]:
+    def ended(self) -> Flags:
         """bool[G], the rows whose episode is over."""
-        ended: npt.NDArray[np.bool_] = self.terminated | self.truncated | self.lost
+        ended: Flags = self.terminated | self.truncated | self.lost
         return ended
 
 
@@ -61,23 +61,33 @@ class EnvPool(Protocol):
     Commands are answered in the order in which they were given: `recv` returns the batch of the oldest
     unanswered `reset` or `send`. `env_ids` is i64[G], strictly ascending; an env has at most one
     unanswered command. A context manager: leaving it closes the pool.
+
+    The first step of a rollout, with time indices (observation o_t, action a_t, reward r_t)::
+
+        pool.reset(env_ids, seeds)  # starts an episode in each env
+        o_0 = pool.recv().obs  # [G, *O]
+        pool.send(env_ids, a_0)  # [G, *A], chosen for o_0; returns at once
+        batch = pool.recv()  # o_1 = batch.obs and r_1 = batch.reward, which a_0 led to
+        env_ids = env_ids[~batch.ended]  # where an episode has ended, o_1 is its final observation
     """
 
     num_envs: int
+    """N."""
     num_workers: int
+    """Worker processes; 0 if the envs are in this process."""
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
+    def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """Start a new episode in each env, with `reset(seed=...)`.
 
         Raises:
             RuntimeError: the pool is closed; so does `send`.
         """
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
+    def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
         """Take one step in each env. `actions` is [G, *A] and valid for the action space.
 
         With `next_seeds`, [G], an env whose episode ends in this step is at once reset with its seed, and
-        goes on in the next `send`.
+        the next `send` continues with the new episode.
         """
 
     def recv(self, timeout: float | None = None) -> StepBatch:
@@ -98,7 +108,7 @@ class EnvPool(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def read_batch(slab: Slab, env_ids: npt.NDArray[np.int64], restarts: bool) -> StepBatch:
+def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
     """The answers that lie in the rows `env_ids` of a slab, copied.
 
     Args:

@@ -13,42 +13,46 @@ from typing import Literal, NamedTuple
 
 import cloudpickle
 import numpy as np
-import numpy.typing as npt
 
+from workers.arrays import Array, Ids
 from workers.channel import Waiter
 from workers.cores import pin
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
-from workers.slab import Array, SlabLayout
+from workers.slab import SlabLayout
 from workers.worker_handle import WorkerHandle
 
 Transport = Literal["shared", "pipe"]
 
 _SPIN = 1e-3  # seconds
+_DAEMONIC = (
+    "worker processes cannot be started inside a daemonic process, like those of multiprocessing.Pool: use "
+    "num_workers=0, or start this process by concurrent.futures.ProcessPoolExecutor"
+)
 _CLOSE_TIMEOUT = 2.0  # seconds for all workers together, then they are killed
 
 
 class _WorkerPart(NamedTuple):
-    """What one worker does of a command: which part of the batch, which envs, and their rows as it counts."""
+    """One worker's part of a command: slice of the batch, env ids, and row numbers within the worker."""
 
     handle: WorkerHandle
     part: slice
-    env_ids: npt.NDArray[np.int64]
+    env_ids: Ids
     rows: bytes
 
 
 class _PendingCommand(NamedTuple):
     """One unanswered command."""
 
-    env_ids: npt.NDArray[np.int64]
+    env_ids: Ids
     parts: list[_WorkerPart]
     restarts: bool
 
 
 class ProcessPool:
-    """N envs in `num_workers` processes. Implements `workers.frames.EnvPool`.
+    """N envs in `num_workers` processes. Implements `workers.pool.EnvPool`.
 
     Args:
         factory: builds each env.
@@ -57,12 +61,14 @@ class ProcessPool:
         transport: "shared" puts the rows into nameless shared memory and only a small frame into the
             pipe; "pipe" sends the rows in the frame (for a small /dev/shm). Equal results, bit for bit.
         context: a spawn context, e.g. `torch.multiprocessing.get_context("spawn")`.
-        step_timeout: seconds a worker may take to answer one command.
-        start_timeout: seconds all workers together may take to import and construct their envs.
+        step_timeout: seconds a worker may take to answer one command, with all envs that it hosts.
+        start_timeout: seconds a worker may take to start and construct its first env, and then each of
+            its other envs.
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
     Raises:
+        RuntimeError: this process is daemonic, and must not have children.
         WorkerError: a worker could not be started; none is left behind.
     """
 
@@ -80,6 +86,8 @@ class ProcessPool:
     ) -> None:
         if num_envs < 1 or num_workers < 1:
             raise ValueError(f"num_envs and num_workers must be at least 1, got {num_envs} and {num_workers}")
+        if multiprocessing.current_process().daemon:
+            raise RuntimeError(_DAEMONIC)
         context = context or multiprocessing.get_context("spawn")
         self.num_envs = num_envs
         self.num_workers = min(num_workers, num_envs)
@@ -119,14 +127,14 @@ class ProcessPool:
         self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
         for fd in self._by_fd:
             self._waiter.watch(fd)
-        self._await_answers(self._handles, timeout)
+        self._await_start(timeout)
         for handle in self._handles:
             handle.take_answer()
         self._full_split = self._split(np.arange(self.num_envs))
 
     @property
     def stale_frames(self) -> int:
-        """LazyArguments or duplicated answers that were dropped."""
+        """Late or duplicated answers that were dropped."""
         return sum(handle.stale_frames for handle in self._handles)
 
     @property
@@ -134,12 +142,12 @@ class ProcessPool:
         """Process ids of the workers, by worker index."""
         return [handle.pid for handle in self._handles]
 
-    def reset(self, env_ids: npt.NDArray[np.int64], seeds: Seeds) -> None:
+    def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
         all_seeds = np.asarray(seeds, SEED_DTYPE)
         self._command(Kind.RESET, env_ids, lambda part: all_seeds[part].tobytes())
 
-    def send(self, env_ids: npt.NDArray[np.int64], actions: Array, next_seeds: Seeds | None = None) -> None:
+    def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
         self._slab.action[env_ids] = actions
         if next_seeds is None:
@@ -152,9 +160,7 @@ class ProcessPool:
             lambda part: seeds[part].tobytes() + pack_rows(self._command_arrays, env_ids[part]),
         )
 
-    def _command(
-        self, kind: Kind, env_ids: npt.NDArray[np.int64], arguments: Callable[[slice], bytes]
-    ) -> None:
+    def _command(self, kind: Kind, env_ids: Ids, arguments: Callable[[slice], bytes]) -> None:
         """Give each worker its part: the rows, and the arguments of that slice of the batch."""
         if not self._handles:
             raise RuntimeError(POOL_CLOSED)
@@ -163,7 +169,7 @@ class ProcessPool:
             part.handle.command(kind, part.rows + arguments(part.part), self.step_timeout)
         self._pending.append(_PendingCommand(env_ids, parts, restarts=kind is Kind.STEP_AUTORESET))
 
-    def _split(self, env_ids: npt.NDArray[np.int64]) -> list[_WorkerPart]:
+    def _split(self, env_ids: Ids) -> list[_WorkerPart]:
         bounds = [*np.searchsorted(env_ids, self._starts).tolist(), len(env_ids)]
         parts = []
         for handle, start, stop in zip(self._handles, bounds[:-1], bounds[1:], strict=True):
@@ -189,7 +195,7 @@ class ProcessPool:
                 raise part.handle.protocol_violation(error) from error
         return read_batch(self._slab, command.env_ids, command.restarts)
 
-    def _unpack(self, env_ids: npt.NDArray[np.int64], payload: bytes, restarts: bool) -> None:
+    def _unpack(self, env_ids: Ids, payload: bytes, restarts: bool) -> None:
         if not (restarts and self._restart_arrays):
             unpack_rows(self._answer_arrays, env_ids, payload)
             return
@@ -209,6 +215,17 @@ class ProcessPool:
                 self._by_fd[fd].on_readable(fd)
             if not events and remaining <= 0.0:
                 raise next(handle for handle in handles if not handle.has_answer).timed_out(timeout)
+
+    def _await_start(self, timeout: float) -> None:
+        """Wait until all workers have constructed their envs, as long as each of them makes progress."""
+        while starting := [handle for handle in self._handles if not handle.has_answer]:
+            slowest = min(starting, key=lambda handle: handle.progress_time)
+            remaining = slowest.progress_time + timeout - time.monotonic()
+            events = self._waiter.wait(max(0.0, remaining))
+            for fd, _ in events:
+                self._by_fd[fd].on_readable(fd)
+            if not events and remaining <= 0.0:
+                raise slowest.start_timed_out(timeout)
 
     def close(self) -> None:
         """See `EnvPool.close`. Never takes more than about 2 s; what is not done by then is killed."""

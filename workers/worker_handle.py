@@ -39,6 +39,12 @@ class WorkerHandle:
         envs: the range of env indices it hosts.
         context: a spawn context.
         args: what `workers.child.main` gets between the connection and the parent's pid.
+
+    Attributes:
+        incarnation: how often this worker was started before.
+        stale_frames: late or duplicated frames that were dropped.
+        built: envs known to be constructed, before the answer to the start.
+        progress_time: monotonic time of the start, or of the last env that was constructed.
     """
 
     def __init__(self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...]) -> None:
@@ -50,6 +56,8 @@ class WorkerHandle:
         self._answers: deque[Frame] = deque()
         self._sequence = 0
         self._last_command = "start"
+        self.built = 0
+        self.progress_time = time.monotonic()
         # PR_SET_PDEATHSIG fires when the *thread* that started the child ends.
         in_main_thread = threading.current_thread() is threading.main_thread()
         ours, theirs = context.Pipe(duplex=True)
@@ -73,6 +81,7 @@ class WorkerHandle:
 
     @property
     def pid(self) -> int | None:
+        """Process id; None if the process was not started."""
         return self._process.pid
 
     def filenos(self) -> tuple[int, int]:
@@ -124,6 +133,10 @@ class WorkerHandle:
         if frame.kind is Kind.ERROR:
             summary, _, text = frame.payload.decode(errors="replace").partition("\0")
             raise self._error(WorkerEnvFailed, f"failed: {summary}", text)
+        if frame.kind is Kind.PROGRESS:
+            self.built += 1
+            self.progress_time = time.monotonic()
+            return
         if frame.sequence != self._pending[0][0]:
             self.stale_frames += 1
             return
@@ -132,6 +145,7 @@ class WorkerHandle:
 
     @property
     def has_answer(self) -> bool:
+        """Whether `take_answer` has something to return."""
         return bool(self._answers)
 
     def take_answer(self) -> Frame:
@@ -151,10 +165,25 @@ class WorkerHandle:
         return self._error(WorkerDied, f"died with {how} during {self._last_command!r}")
 
     def timed_out(self, timeout: float) -> WorkerError:
-        """Kill the worker; the error that says that it hung."""
+        """Kill the worker; the error that says that it hung, and what can be done."""
         self.kill()
+        reason = f"did not answer {self._last_command!r} within {timeout:g} s and was killed"
+        if len(self.envs) > 1:
+            advice = (
+                f"its {len(self.envs)} envs take turns in this time: raise step_timeout, or use more workers"
+            )
+        else:
+            advice = "if its env is slow, raise step_timeout"
+        return self._error(WorkerTimeout, f"{reason}; {advice}")
+
+    def start_timed_out(self, timeout: float) -> WorkerError:
+        """Kill the worker; the error that says which env was not constructed in time."""
+        self.kill()
+        env = self.envs[min(self.built, len(self.envs) - 1)]
         return self._error(
-            WorkerTimeout, f"did not answer {self._last_command!r} within {timeout:g} s and was killed"
+            WorkerTimeout,
+            f"did not construct env {env} within {timeout:g} s and was killed; if its constructor is slow, "
+            "raise start_timeout",
         )
 
     def _error(self, kind: type[WorkerError], reason: str, text: str = "") -> WorkerError:

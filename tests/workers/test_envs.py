@@ -2,6 +2,7 @@ import dataclasses
 import os
 import sys
 import threading
+import types
 import warnings
 
 import gymnasium as gym
@@ -668,3 +669,134 @@ def test_where_nobody_acts_a_mask_may_be_missing():
     env.reset(seed=0)
     with pytest.raises(ValueError, match="info has no 'action_mask'"):
         env.step(2)
+
+
+# --- the user's wishes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [150, 500])
+@pytest.mark.parametrize(
+    "env",
+    [
+        lambda: gym.make("Pendulum-v1"),
+        lambda: TransformReward(TimeLimit(gym.make("Pendulum-v1"), 300), abs),
+        gym.make("Pendulum-v1"),
+    ],
+    ids=["function", "two-limits", "env"],
+)
+def test_a_limit_replaces_those_of_the_env(env, limit):
+    factory = env_factory(env, max_episode_steps=limit)
+    assert steps_until_the_end(factory) == (limit, False, True)
+    assert factory.notes == ()
+
+
+class Limited(ProbeEnv):
+    def __init__(self, max_steps=40):
+        super().__init__()
+        self.max_steps = max_steps
+
+
+def test_a_shorter_limit_inside_the_env_is_noted():
+    assert env_factory(Limited, max_episode_steps=40).notes == ()
+    assert env_factory(Limited).notes == ()
+    (note,) = env_factory(Limited, max_episode_steps=41).notes
+    assert note.startswith("Limited ends its episodes itself after 40 steps (max_steps), so a limit of 41 ")
+    assert env_factory(Limited, env_kwargs={"max_steps": True}, max_episode_steps=41).notes == ()
+
+
+def test_an_env_that_is_said_to_end_by_itself():
+    assert not env_factory(ProbeEnv).has_time_limit
+    assert env_factory(ProbeEnv, ends_by_itself=True).has_time_limit
+
+
+def test_masks_of_the_info_are_ignored():
+    factory = env_factory("Taxi-v4", use_action_masks=False)
+    assert (factory.mask_from_info, factory.observation_space) == (False, gym.spaces.Discrete(500))
+    assert layers(factory.build())[0] == "TimeLimit"
+    # Even one that does not fit.
+    env_factory(Masked, env_kwargs={"mask": "nonsense"}, use_action_masks=False)
+
+
+def test_masks_of_the_observation_are_observations_like_any_other():
+    space = SPACES.Dict(x=SPACES.Discrete(3), action_mask=SPACES.MultiBinary(5))
+    factory = env_factory(spaces_of(space, SPACES.Discrete(5)), use_action_masks=False)
+    assert factory.observation_space == SPACES.Dict(
+        x=SPACES.Discrete(3), plain_action_mask=SPACES.MultiBinary(5)
+    )
+    env = factory.build()
+    assert env.observation_space == factory.observation_space
+    assert env.reset(seed=1)[0] in factory.observation_space
+    assert "action_mask" in env_factory(spaces_of(space, SPACES.Discrete(5))).observation_space.spaces
+
+
+@pytest.mark.parametrize("fault", ["raise", "system_exit"])
+def test_a_trial_env_whose_close_raises(fault):
+    factory = env_factory(lambda: FaultWrapper(ProbeEnv(), fault, stage="close"))
+    assert factory.observation_space.shape == (8,)
+
+
+def test_ids_of_this_process_are_known_to_functions_in_workers(package):
+    """By a class, by a name in a package that workers do not import, and one that cannot be pickled."""
+    lock = threading.Lock()
+    gym.register("Local-v0", entry_point=ProbeEnv, kwargs={"shape": (3,)})
+    gym.register("Wrapped-v0", entry_point=lambda: TimeLimit(gym.make("Local-v0"), 5))
+    gym.register("Locked-v0", entry_point=lambda: (lock, ProbeEnv())[1])
+    env_factory(f"{package}:Probe-v3")
+    for env, shape in [
+        (lambda: gym.make("Local-v0"), (3,)),
+        (lambda: gym.make("Probe-v3"), (8,)),
+        ("Wrapped-v0", (3,)),
+    ]:
+        with ProcessPool(env_factory(env), 1, 1) as pool:
+            pool.reset(np.zeros(1, np.int64), [5])
+            np.testing.assert_array_equal(pool.recv().obs[0], probe_obs(5, (), shape))
+
+
+# --- the old gym package ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_gym(monkeypatch, tmp_path):
+    """What there is of the old gym package once something has imported it."""
+    registration = types.ModuleType("gym.envs.registration")
+    registration.registry = types.SimpleNamespace(env_specs={"Flappy-v0": None})
+    monkeypatch.setitem(sys.modules, "gym.envs.registration", registration)
+    (tmp_path / "flappy.py").write_text("")
+    (tmp_path / "without_gym.py").write_text("raise ModuleNotFoundError('No module', name='gym')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return type("Env", (), {"__module__": "gym.core"})
+
+
+def test_envs_of_the_old_gym_package(old_gym):
+    class Flappy(old_gym):
+        pass
+
+    advice = (
+        "the old gym package, which prl does not use: look for a version of it for gymnasium, "
+        "or convert it with shimmy"
+    )
+    for env, message in [
+        ("flappy:Flappy-v0", f"unknown env id 'flappy:Flappy-v0'; it is registered with {advice}"),
+        (
+            "without_gym:Flappy-v0",
+            f"cannot import 'without_gym' of the env id 'without_gym:Flappy-v0': it was written for {advice}",
+        ),
+        (Flappy, f"Flappy returned Flappy, not a gymnasium.Env; it is of {advice}"),
+        (
+            Flappy(),
+            "an env is given as id, EnvSpec, class, function or env, not as Flappy; it is an env of "
+            f"{advice}",
+        ),
+    ]:
+        assert str(refusal(env)) == message
+
+
+def test_ids_that_prl_registers_are_named_with_their_module(monkeypatch):
+    from prl import pools
+
+    assert pools
+    monkeypatch.delitem(sys.modules, "prl.chain", raising=False)
+    monkeypatch.delitem(gym.registry, "prl/Chain-v0", raising=False)
+    assert str(refusal("prl/Chain-v0")).endswith(
+        "; its package registers it on import: prl.chain:prl/Chain-v0"
+    )

@@ -252,8 +252,9 @@ def test_stale_and_duplicated_frames_are_dropped_and_counted(transport):
             actions = (ALL + t) % 5
             pool.send(ALL, actions)
             expected.check_step(pool.recv(), range(3), actions)
-        # From each of two workers: one with READY, two with each of four answers.
-        assert pool.stale_frames == 2 * (1 + 4 * 2)
+        # From each of two workers: one with READY, two with each of four answers; and one with the frame
+        # in which the worker of two envs says that the first of them is there.
+        assert pool.stale_frames == 2 * (1 + 4 * 2) + 1
 
 
 @pytest.mark.parametrize(
@@ -280,11 +281,66 @@ def test_broken_answers(process, transport, message):
 def test_start_is_all_or_nothing(tmp_path):
     """One constructor of three hangs: the others' workers are ended as well (see `leaves_nothing`)."""
     factory = faulty("hang", stage="init", once=str(tmp_path / "once"))
-    with takes(1.0, 5.0), pytest.raises(WorkerTimeout, match=r"'start' within 1 s") as caught:
+    with (
+        takes(1.0, 5.0),
+        pytest.raises(WorkerTimeout, match=r"did not construct env \d within 1 s") as caught,
+    ):
         pool_of(factory, start_timeout=1.0)
     # At once, not only when the error and with it the half-built pool is forgotten.
     assert multiprocessing.active_children() == []
     del caught
+
+
+def test_a_worker_whose_envs_are_slow_to_build_is_left_alone():
+    """Eight envs of 0.3 s each: slower than the deadline together, but each of them is there in time."""
+    with takes(2.4, 9.0), ProcessPool(faulty("slow", stage="init"), 8, 1, start_timeout=2.0) as pool:
+        assert pool.stale_frames == 0
+
+
+def test_the_env_that_was_not_built_in_time_is_named(tmp_path):
+    gate = tmp_path / "gate"
+
+    def build():
+        if gate.exists():
+            threading.Event().wait()
+        gate.touch()
+        return ProbeEnv()
+
+    message = (
+        "did not construct env 1 within 1.5 s and was killed; if its constructor is slow, raise start_timeout"
+    )
+    with pytest.raises(WorkerTimeout, match=message) as caught:
+        ProcessPool(factory_of(build), 3, 1, start_timeout=1.5)
+    assert caught.value.last_command == "start"
+
+
+def test_a_step_that_takes_too_long_says_how_many_envs_shared_the_time():
+    with pool_of(faulty("hang", at_step=1, seed=51), step_timeout=0.5) as pool:
+        play(pool, steps=0)
+        pool.send(ALL, ZEROS)
+        advice = "its 2 envs take turns in this time: raise step_timeout, or use more workers"
+        with pytest.raises(WorkerTimeout, match=f"'step' within 0.5 s and was killed; {advice}$"):
+            pool.recv()
+
+
+def _start_pool(answers):
+    try:
+        pool_of(env_factory(ProbeEnv))
+    except RuntimeError as error:
+        answers.put(str(error))
+
+
+def test_a_daemonic_process_cannot_have_workers():
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    process = context.Process(target=_start_pool, args=(answers,), daemon=True)
+    process.start()
+    process.join(30.0)
+    assert answers.get() == (
+        "worker processes cannot be started inside a daemonic process, like those of multiprocessing.Pool: "
+        "use num_workers=0, or start this process by concurrent.futures.ProcessPoolExecutor"
+    )
+    answers.close()
 
 
 def test_start_is_interrupted(monkeypatch):
@@ -293,7 +349,7 @@ def test_start_is_interrupted(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ProcessPool, "_await_answers", interrupted)
+    monkeypatch.setattr(ProcessPool, "_await_start", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         pool_of(env_factory(ProbeEnv))
     assert multiprocessing.active_children() == []
