@@ -10,11 +10,11 @@ from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscr
 
 import learner.spaces
 import workers.wrappers
+from workers.casts import cast_exactly
 from workers.errors import EnvError
 from workers.rows import (
     RowCodec,
     RowError,
-    cast_exactly,
     leaves,
     numeric_part,
     pack,
