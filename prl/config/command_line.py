@@ -136,7 +136,7 @@ def _help_texts(config_class: type[Any]) -> dict[str, str]:
     for cls in config_class.__mro__:
         for param in docstring_parser.parse(cls.__doc__ or "").params if "__doc__" in vars(cls) else ():
             text = re.sub(r"\bNone\b", "null", " ".join((param.description or "").split()))
-            texts.setdefault(param.arg_name, text.replace("%", "%%"))
+            texts.setdefault(param.arg_name, text)
     fields = {item.name for item in dataclasses.fields(config_class)}
     return {name: text for name, text in texts.items() if name in fields}
 

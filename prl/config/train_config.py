@@ -24,7 +24,7 @@ class TrainConfig(PPOConfig):
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value. Values are read as YAML: 3, 1e-3, true, no,
             null, [1, 2]; quotes make text of them, as in 'key="no"'.
-        wrappers: put around the env from the inside out, each as module:Class or
+        wrappers: wrappers of the env, from the inside out, each as module:Class or
             "module:Class(key=value, ...)".
         preset: auto takes the settings that ship with prl for the env id, if any; none ignores presets; the
             id of another env takes the settings of that env. Flags and config file win over them.
@@ -37,7 +37,7 @@ class TrainConfig(PPOConfig):
             the learner's own process.
         num_groups: step the envs in this number of groups; 2 lets the policy act for one while the other
             steps.
-        transport: rows in shared memory, or everything through the pipes.
+        transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
         start_timeout: seconds a worker may take to start and to build its envs.
         pin_workers: with at least as many workers as cores, keep each on one core.
@@ -45,23 +45,24 @@ class TrainConfig(PPOConfig):
         rollout: a round is one whole episode of every env, or num_steps steps of every env.
         num_steps: steps per env and round, with rollout steps.
         batch_size: an update waits for at least this number of steps, in as many rounds as that takes.
-        seed: of everything random in the run.
-        hidden_sizes: of the actor's and of the critic's network.
-        activation: between their layers.
+        seed: seed of everything random in the run.
+        hidden_sizes: sizes of the hidden layers, in the actor's and in the critic's network.
+        activation: activation function between the layers.
         log_std_init: initial log standard deviation of continuous actions.
         encoder: a custom torch module, as module:Class; called with the observation space, it turns
             observations into features for actor and critic.
-        normalize_obs: normalize numbers in observations by running mean and standard deviation; up to 2048
+        normalize_obs: normalise numbers in observations by running mean and standard deviation; up to 2048
             steps of the untrained policy give the first statistics.
         device: cpu, cuda, cuda:1, ... or auto for a GPU if there is one.
-        torch_threads: of the learner; part of what a seed means, since sums depend on it.
-        run_folder: where the run is written; null makes a new folder below runs/.
+        torch_threads: threads that the learner computes with; part of what a seed means, since sums
+            depend on it.
+        run_folder: folder for the run; null makes a new one below runs/.
         rnd: reward states that are new to the learner (Random Network Distillation).
         rnd_coef: weight of the advantages of that reward beside those of the env's.
         rnd_gamma: discount of that reward.
         rnd_lr: Adam's step size for the networks of that reward.
         eval_freq: evaluate once per this number of env steps, on separate envs; 0 never does.
-        eval_episodes: episodes of an evaluation.
+        eval_episodes: episodes per evaluation.
 
     Raises:
         ConfigError: a value is out of range.

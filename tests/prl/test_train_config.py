@@ -1,11 +1,17 @@
 """Command lines and YAML files: what they become, and the one line that each mistake ends in."""
 
 import dataclasses
+import datetime
 
+import numpy as np
 import pytest
 
-from prl.config.command_line import parse
-from prl.config.train_config import ConfigError, TrainConfig, to_yaml
+from prl.commands.benchmark import BenchmarkConfig
+from prl.commands.play import PlayConfig
+from prl.commands.plot import PlotConfig
+from prl.config.command_line import parse, read_config
+from prl.config.train_config import ConfigError, TrainConfig, to_yaml, unwritable_settings
+from prl.config.yaml_format import dump, load
 
 
 def read(*argv):
@@ -43,14 +49,131 @@ def test_flags_become_fields_of_the_right_type(tmp_path):
     )
 
 
-def test_every_field_has_a_flag_and_a_help_text(capsys):
+@pytest.mark.parametrize("config_class", [TrainConfig, BenchmarkConfig, PlayConfig, PlotConfig])
+def test_every_field_has_a_flag_and_a_help_text(config_class, capsys):
     with pytest.raises(SystemExit) as stop:
-        read("--help")
+        parse(config_class, ["--help"], prog="x")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for item in dataclasses.fields(TrainConfig):
-        assert "--" + item.name.replace("_", "-") in shown
+    for item in dataclasses.fields(config_class):
+        flag = "--" + item.name.replace("_", "-")
+        _, found, text = shown.partition(f"\n  {flag} ")
+        if not found:
+            _, found, text = shown.partition(f"\n  {flag},")
+        assert found, flag
+        described = text.partition("\n  --")[0].split("(type:")[0].split("(default:")[0]
+        assert len(described.split()) > 1, flag
+    assert "None" not in shown.partition("options:")[2]  # which is called null in files and flags
+
+
+def test_help_texts_are_inherited(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    shown = " ".join(capsys.readouterr().out.split())
     assert "anything gymnasium.make takes" in shown
+    assert "Adam's step size for the actor" in shown  # stands at PPOConfig alone
+    assert "20 %." in shown or "20 percent." in shown
+
+
+NUMBERS = [
+    ("1e-3", 0.001),
+    ("1E5", 100000.0),
+    ("-2e+3", -2000.0),
+    (".5e1", 5.0),
+    ("3", 3),
+    ("1.5", 1.5),
+    ("no", False),
+    ("on", True),
+    ("'1e-3'", "1e-3"),
+    ('"no"', "no"),
+    ("1e-3x", "1e-3x"),
+    ("e3", "e3"),
+    ("1_000", 1000),
+    ("010", 10),
+    ("089", 89),
+    ("0x1F", 31),
+    ("12:30", "12:30"),
+    ("2020-01-01", "2020-01-01"),
+    ("-.inf", -np.inf),
+    ("null", None),
+    ("", None),
+    ("[1e-3, a]", [0.001, "a"]),
+    ("{x: 2e1}", {"x": 20.0}),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS)
+def test_arguments_of_the_env_are_read_alike_from_flags_and_files(text, value, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"env_id: A\nenv_kwargs:\n  x: {text}\n")
+    for found in (read("--env-id", "A", "--env-kwargs", f"x={text}"), read("--config", str(file))):
+        assert found.env_kwargs == {"x": value}
+        assert type(found.env_kwargs["x"]) is type(value)
+        assert load(to_yaml(found))["env_kwargs"] == {"x": value}
+
+
+@pytest.mark.parametrize("text", ["1e-3", "089", "12:30", "no", "", "null", "0x1F", ".5", "2020-01-01", "~"])
+def test_text_that_looks_like_something_else_stays_text(text):
+    config = TrainConfig(env_id="A", env_kwargs={"x": text, "y": [text]})
+    assert load(to_yaml(config))["env_kwargs"] == {"x": text, "y": [text]}
+
+
+def test_a_run_is_read_without_presets(tmp_path):
+    config = TrainConfig(env_id="Pendulum-v1", gamma=0.5)  # there is a preset with another gamma
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert to_yaml(read_config(TrainConfig, tmp_path / "c.yaml")) == to_yaml(config)
+    (tmp_path / "c.yaml").write_text("env_id: Pendulum-v1\n")
+    assert read_config(TrainConfig, tmp_path / "c.yaml") == TrainConfig(env_id="Pendulum-v1")
+    (tmp_path / "c.yaml").write_text("env_id: A\ngama: 1\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: unknown setting 'gama'; did you mean gamma"):
+        read_config(TrainConfig, tmp_path / "c.yaml")
+
+
+ASKED_FOR = ("array", "function", "inside", "day", "rude")
+
+
+class Rude:
+    def __repr__(self):
+        raise RuntimeError
+
+
+KWARGS = {
+    "number": np.float64(0.5),
+    "flags": (np.bool_(True), 2),
+    "nested": {"a": [1, {"b": None}]},
+    "array": np.ones(3),
+    "function": len,
+    "inside": [1, [Rude]],
+    "day": datetime.date(2020, 1, 1),
+    "rude": Rude(),
+}
+
+
+def test_what_yaml_cannot_hold_is_marked_and_asked_for(tmp_path):
+    config = TrainConfig(env_id="A", env_kwargs=KWARGS)
+    assert unwritable_settings(config) == {
+        "env_kwargs.array": "array([1., 1., 1.])",
+        "env_kwargs.function": "<built-in function len>",
+        "env_kwargs.inside": f"[1, [{Rude!r}]]",
+        "env_kwargs.day": "datetime.date(2020, 1, 1)",
+        "env_kwargs.rude": "a Rude",
+    }
+    file = tmp_path / "c.yaml"
+    file.write_text(to_yaml(config))
+    with pytest.raises(ConfigError) as error:
+        read("--config", str(file))
+    assert str(error.value).startswith(f"{file}: env_kwargs.array was an object that YAML cannot hold")
+    given = [f"{name}=1" for name in ASKED_FOR]
+    again = read("--config", str(file), "--env-kwargs", *given)
+    expected = {"number": 0.5, "flags": [True, 2], "nested": {"a": [1, {"b": None}]}}
+    assert again.env_kwargs == expected | dict.fromkeys(ASKED_FOR, 1)
+    assert unwritable_settings(again) == {}
+
+
+def test_equal_values_are_written_in_full():
+    shared = [1, 2]
+    assert load(dump({"a": shared, "b": shared})) == {"a": shared, "b": shared}
+    assert "&" not in dump({"a": shared, "b": shared})
 
 
 @pytest.mark.parametrize("first", [True, False])

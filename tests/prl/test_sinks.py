@@ -1,0 +1,164 @@
+"""Sinks of a run and of the caller: what they get, and that their failures stay theirs."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import pytest
+from test_files import largest_file
+
+import prl
+from prl.config.train_config import TrainConfig
+from prl.run.files import WriteError
+from prl.run.sinks import CsvSink, FaultTolerantSink, open_sink
+from prl.run.train import train
+
+SMALL = TrainConfig(
+    env_id="CartPole-v1",
+    num_envs=4,
+    num_workers=0,
+    total_timesteps=600,
+    batch_size=200,
+    hidden_sizes=(8,),
+    device="cpu",
+    preset="none",
+)
+
+
+class Recording:
+    """Keeps what it gets, and raises where it is told to."""
+
+    def __init__(self, fails=None):
+        self.fails = fails
+        self.calls, self.closed = [], 0
+
+    def write(self, timesteps, metrics):
+        self.calls.append((timesteps, dict(metrics)))
+        if self.fails == "write":
+            raise ConnectionError("server gone\naway")
+
+    def close(self):
+        self.closed += 1
+        if self.fails == "close":
+            raise KeyError("session")
+
+
+class Greedy(Recording):
+    """Changes the metrics that it gets."""
+
+    def write(self, timesteps, metrics):
+        metrics.clear()
+
+
+def test_a_sink_of_the_caller_gets_updates_and_evaluations(tmp_path):
+    sink: prl.Sink = Recording()
+    config = dataclasses.replace(SMALL, eval_freq=300, eval_episodes=2, run_folder=tmp_path / "run")
+    summary = prl.train(config, sinks=[sink])
+    updates = [(steps, metrics) for steps, metrics in sink.calls if "train/approx_kl" in metrics]
+    evaluations = [(steps, metrics) for steps, metrics in sink.calls if "eval/mean_reward" in metrics]
+    assert len(updates) + len(evaluations) == len(sink.calls)
+    assert len(updates) == summary["iterations"] >= 2
+    with (tmp_path / "run/progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["time/total_timesteps"]) for row in rows] == [steps for steps, _ in updates]
+    assert len(evaluations) == len((tmp_path / "run/evaluations.csv").read_text().splitlines()) - 1
+    assert [metrics["eval/timesteps"] for _, metrics in evaluations] == [steps for steps, _ in evaluations]
+    assert evaluations[-1][0] == summary["timesteps"]
+    assert sink.closed == 1
+
+
+def test_a_failing_sink_is_left_out_and_changes_nothing(tmp_path):
+    expected = train(dataclasses.replace(SMALL, run_folder=tmp_path / "a"))
+    broken, greedy, after = Recording("write"), Greedy(), Recording()
+    with pytest.warns(UserWarning, match="failed and is left out") as caught:
+        summary = train(dataclasses.replace(SMALL, run_folder=tmp_path / "b"), sinks=[broken, greedy, after])
+    lines = sorted(str(warning.message) for warning in caught)
+    assert len(lines) == 2
+    assert lines[0].startswith("Greedy failed and is left out: AttributeError: ")  # metrics are read only
+    assert lines[1] == "Recording failed and is left out: ConnectionError: server gone away"
+    assert len(broken.calls) == 1
+    assert (broken.closed, greedy.closed, after.closed) == (1, 1, 1)
+    assert len(after.calls) == summary["iterations"]
+    assert "rollout/ep_rew_mean" in after.calls[-1][1]
+    assert summary["weights_sha256"] == expected["weights_sha256"]
+
+
+def test_a_sink_that_fails_to_close_does_not_keep_the_summary_from_being_written(tmp_path):
+    with pytest.warns(UserWarning, match="Recording failed to close: KeyError: 'session'"):
+        train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[Recording("close")])
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
+
+
+def test_a_sink_is_closed_when_the_run_fails(tmp_path):
+    class Stops(Recording):
+        def write(self, timesteps, metrics):
+            raise KeyboardInterrupt
+
+    sink = Recording()
+    with pytest.raises(KeyboardInterrupt):
+        train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[Stops(), sink])
+    assert sink.closed == 1
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
+
+
+def test_tensorboard_gets_both_kinds_of_metrics_and_is_closed_once(tmp_path, monkeypatch):
+    opened = []
+
+    class Board(Recording):
+        def __init__(self, folder):
+            super().__init__()
+            self.folder = folder
+            opened.append(self)
+
+        @staticmethod
+        def available():
+            return True
+
+    monkeypatch.setattr("prl.run.recorder.TensorBoardSink", Board)
+    train(dataclasses.replace(SMALL, eval_freq=600, eval_episodes=1, run_folder=tmp_path / "run"))
+    [board] = opened
+    assert board.folder == tmp_path / "run/tensorboard"
+    assert {"rollout/ep_rew_mean", "eval/mean_reward"} <= {name for _, found in board.calls for name in found}
+    assert board.closed == 1
+
+
+def test_a_sink_that_cannot_be_opened_is_left_out(tmp_path):
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.warns(UserWarning, match=r"rows\.csv cannot be written and is left out: Is a directory"):
+        assert open_sink(CsvSink, tmp_path / "rows.csv") == []
+    [sink] = open_sink(CsvSink, tmp_path / "others.csv")
+    sink.write(1, {"a": math.nan})
+    sink.close()
+    assert (tmp_path / "others.csv").read_text().split() == ["a", "nan"]
+
+
+def test_training_continues_when_the_disk_is_full(tmp_path):
+    """Metrics and best weights are left out with a warning, the last weights are an error at the end."""
+    config = dataclasses.replace(SMALL, hidden_sizes=(64, 64), eval_freq=300, eval_episodes=1)
+    expected = train(dataclasses.replace(config, run_folder=tmp_path / "a"))
+    folder = tmp_path / "b"
+    with (
+        pytest.warns(UserWarning, match="the best policy is not saved") as caught,
+        pytest.raises(WriteError) as error,
+        largest_file(4000),
+    ):
+        train(dataclasses.replace(config, run_folder=folder))
+    assert str(error.value) == f"cannot write {folder}/weights/policy.safetensors: File too large"
+    lines = [str(warning.message) for warning in caught]
+    assert (
+        f"the best policy is not saved: cannot write {folder}/best/policy.safetensors: File too large"
+        in lines
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["weights_sha256"] == expected["weights_sha256"]
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_guarded_sink_passes_on_what_is_no_error_of_its_own():
+    class Ends(Recording):
+        def write(self, timesteps, metrics):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        FaultTolerantSink(Ends()).write(1, {})
