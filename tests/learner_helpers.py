@@ -20,7 +20,7 @@ def vector_space(size):
 
 
 def make_policy(action_space=None, obs_dim=3, seed=0, hidden_sizes=(64, 64)):
-    """An untrained policy for vector observations; three discrete actions unless told otherwise."""
+    """An untrained policy for vector observations; three discrete actions by default."""
     space = gym.spaces.Discrete(3) if action_space is None else action_space
     return ActorCritic(vector_space(obs_dim), space, hidden_sizes, seed)
 

@@ -189,6 +189,20 @@ MUTATIONS = (
         ("learner/test_encoders.py",),
     ),
     Mutation(
+        "any box of an image's shape is an image",
+        "learner/images.py",
+        "return has_image_shape(space.shape) and has_pixel_values(space)",
+        "return has_image_shape(space.shape)",
+        ("learner/test_encoders.py",),
+    ),
+    Mutation(
+        "choices of a nested space are not counted together",
+        "learner/spaces.py",
+        "choices = sum(num_choices(space) for space in spaces)",
+        "choices = max((num_choices(space) for space in spaces), default=0)",
+        ("learner/test_encoders.py", "learner/test_leaf_heads.py"),
+    ),
+    Mutation(
         "running moments forget the shift of the mean",
         "learner/normalize.py",
         " + delta.square() * (old * seen / total)",

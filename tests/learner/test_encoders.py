@@ -127,7 +127,7 @@ def test_whole_numbers_with_bounds_are_scaled_to_0_1(low, high, dtype, value, ex
     np.testing.assert_allclose(found, [expected], rtol=0.0, atol=1e-7)
 
 
-def test_every_component_has_bounds_of_its_own():
+def test_every_component_has_separate_bounds():
     space = Box(np.array([0, -4]), np.array([1, 1_000_000]), dtype=np.int64)
     assert features(space, [[0, -4], [1, 1_000_000], [1, 499_998]]) == [[0.0, 0.0], [1.0, 1.0], [1.0, 0.5]]
 
@@ -333,7 +333,7 @@ def test_every_part_of_a_dict_is_learnt():
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
 
 
-def test_images_in_a_dict_have_networks_of_their_own():
+def test_images_in_a_dict_have_separate_networks():
     space = Dict(left=Box(0, 255, (36, 36), np.uint8), right=Box(0, 255, (36, 36), np.uint8))
     left, right = encoder_of(space).parts
     assert not torch.equal(left.cnn.layers[0].weight, right.cnn.layers[0].weight)

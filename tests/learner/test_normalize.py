@@ -12,8 +12,8 @@ from learner_helpers import log_prob, make_rollout, same_bits, vector_space, wei
 from learner.actor import Actor
 from learner.normalize import ObservationNormalizer, RawRewards, RewardScaler, RunningMoments, discounted_sums
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 
 UNEVEN = [1, 7, 1, 300, 2, 64, 1000, 3]
 
@@ -251,7 +251,7 @@ def reference_sums(rewards, env_ids, ended, gamma, running):
     return sums, [running[env] for env in sorted(running)]
 
 
-def test_discounted_returns_run_forwards_per_env_and_start_anew_after_an_episode():
+def test_discounted_returns_run_forwards_per_env_and_restart_after_an_episode():
     running = np.array([10.0, 20.0, 30.0])
     found = discounted_sums(
         [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0, 0, 0, 2, 2, 2], [0, 1, 0, 0, 0, 1], 0.5, running
@@ -357,13 +357,13 @@ def episode(env, rewards, terminated):
     return env, np.zeros((count, 2)), np.zeros(count), rewards, terminated, [0.0, 0.0]
 
 
-def test_a_return_goes_on_over_rounds_where_the_episode_does():
+def test_a_return_continues_over_rounds_where_the_episode_does():
     learner = scaling()
     first = [
         episode(0, [1.0, 2.0], True),  # the end of an episode
-        episode(0, [3.0], False),  # cut: goes on in the next rollout
+        episode(0, [3.0], False),  # continues in the next rollout
         episode(1, [1.0, 1.0, 1.0], False),  # truncated: over
-        episode(2, [5.0], False),  # cut
+        episode(2, [5.0], False),  # continues, too
     ]
     learner.prepare(make_rollout(first, continues=[1, 3]))
     np.testing.assert_allclose(scaler_of(learner).running, [3.0, 0.0, 5.0])

@@ -11,8 +11,8 @@ import torch
 from learner_helpers import make_policy, make_rollout, same_bits, vector_space
 
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from learner.rnd import RND, ReturnFilter
 from learner.spaces import row_field
 from prl.chain import Chain
@@ -116,7 +116,7 @@ def test_what_was_seen_often_is_no_longer_new():
 
 
 def test_the_advantage_prefers_the_new_state():
-    """Env 0 goes where everybody has been, env 1 does not."""
+    """Env 0 visits known states, env 1 new ones."""
     rnd = RND(vector_space(3), **SMALL)
     for seed in range(20):
         learn(rnd, random_rollout((30, 30), (0, 1), seed=seed), batch=20)

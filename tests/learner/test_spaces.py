@@ -118,7 +118,7 @@ def test_a_plain_space_is_its_own_leaf():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_unpacking_gives_every_leaf_bit_for_bit_wherever_it_lies(count):
-    """A lone row is a case of its own: it is contiguous, but not aligned."""
+    """A single row is a special case: it is contiguous, but not aligned."""
     values = elements(NESTED, count)
     found = unpack(NESTED, torch.from_numpy(rows_of(NESTED, values)))
     assert list(found) == list(NESTED.spaces)
