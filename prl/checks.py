@@ -11,21 +11,23 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 
 from learner.settings import is_integer, is_number, require, require_counts
+from workers.arrays import Array, Flags, Floats, Ids
+from workers.casts import cast_exactly
 from workers.errors import one_line
 from workers.slab import Field
-
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _WITH_BOUNDS = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary, gym.spaces.Box)
 
 
 def check_pool_settings(
-    num_envs: int, num_workers: int | None, seed: int, max_episode_steps: int | None, step_timeout: float
+    num_envs: int,
+    num_workers: int | None,
+    seed: int,
+    max_episode_steps: int | None,
+    step_timeout: float,
+    start_timeout: float,
 ) -> None:
     """Check the settings that `AsyncPPO` and `EnvVectorizer` share.
 
@@ -38,7 +40,12 @@ def check_pool_settings(
     if max_episode_steps is not None:
         require_counts(max_episode_steps=max_episode_steps)
     require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
-    require(lambda value: is_number(value, above=0.0), "a positive number", step_timeout=step_timeout)
+    require(
+        lambda value: is_number(value, above=0.0),
+        "a positive number",
+        step_timeout=step_timeout,
+        start_timeout=start_timeout,
+    )
 
 
 def as_array(name: str, value: Any) -> Array:
@@ -58,6 +65,8 @@ def as_array(name: str, value: Any) -> Array:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array: {one_line(error)}") from error
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must not have masked elements: their values are unknown")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold numbers, got {type(value).__name__} of dtype {array.dtype}")
     return array
@@ -84,7 +93,7 @@ def as_flags(name: str, value: Any, count: int | None = None) -> Flags:
     return flags
 
 
-def as_floats(name: str, value: Any, env_ids: Ids) -> npt.NDArray[np.float32]:
+def as_floats(name: str, value: Any, env_ids: Ids) -> Floats:
     """One finite number for each of G envs, f32[G].
 
     Args:
@@ -99,7 +108,7 @@ def as_floats(name: str, value: Any, env_ids: Ids) -> npt.NDArray[np.float32]:
     if array.shape[1:] not in ((), (1,)):
         raise ValueError(f"{name} must have shape ({len(env_ids)},), got {array.shape}")
     with np.errstate(over="ignore"):
-        floats: npt.NDArray[np.float32] = array.reshape(-1).astype(np.float32)
+        floats: Floats = array.reshape(-1).astype(np.float32)
     require_finite(name, floats, env_ids)
     return floats
 
@@ -127,20 +136,6 @@ def require_finite(name: str, rows: Array, env_ids: Ids | None = None) -> None:
         bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
         where = f"row {bad[0]}" if env_ids is None else f"env {env_ids[bad[0]]}"
         raise ValueError(f"{name} of {where} must be finite, got {_shown(rows[bad[0]])}")
-
-
-def converted(array: Array, dtype: np.dtype[Any]) -> tuple[Array, Flags | None]:
-    """The array in another dtype, and where its values were lost by that; None if they cannot have been.
-
-    Floats may be rounded to narrower floats. Everything else has to stay the same number.
-    """
-    if array.dtype == dtype:
-        return array, None
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = array.astype(dtype)
-    if array.dtype.kind == dtype.kind == "f":
-        return cast, np.isfinite(array) & ~np.isfinite(cast)
-    return cast, np.asarray(cast != array)
 
 
 class ActionCheck:
@@ -172,10 +167,10 @@ class ActionCheck:
         self._check_shape(array, len(env_ids))
         if array.dtype == np.bool_ and not self._takes_bools():
             raise ValueError(f"actions must be of dtype {self._dtype} for {self}, got bool")
-        rows, lost = converted(array, self._dtype)
+        rows = array if array.dtype == self._dtype else cast_exactly(array, self._dtype)
+        if rows is None:
+            raise self._outside(array, _castable(array, self._dtype), env_ids)
         valid = (rows >= self._low) & (rows <= self._high)  # NaN is neither
-        if lost is not None:
-            valid &= ~lost
         if not valid.all():
             raise self._outside(array, valid, env_ids)
         if self._contains is not None:
@@ -217,6 +212,12 @@ class ActionCheck:
         for row, (env, action) in enumerate(zip(env_ids, rows, strict=True)):
             if self._contains is not None and not self._contains(action):
                 raise ValueError(f"action of env {env} (row {row}) is not in {self}: {_shown(action)}")
+
+
+def _castable(array: Array, dtype: np.dtype[Any]) -> Flags:
+    """Which elements `cast_exactly` can cast; slow, for messages."""
+    flags = [cast_exactly(element, dtype) is not None for element in array.reshape(-1, 1)]
+    return np.array(flags, np.bool_).reshape(array.shape)
 
 
 def _shown(value: Any) -> str:

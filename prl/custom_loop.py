@@ -8,20 +8,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from learner.settings import require_counts
 from learner.store import Rollout, Store
-from prl.checks import ActionCheck, Flags, Ids, as_flags, check_pool_settings, converted
+from prl.checks import ActionCheck, as_flags, check_pool_settings
 from prl.pools import make_pool
 from prl.run.torch_state import standard_torch
+from workers.arrays import Array, Flags, Ids
+from workers.casts import cast_exactly
 from workers.envs import EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import StepBatch
 from workers.seeding import episode_seed
-
-Array = npt.NDArray[Any]
 
 
 class VecMemory:
@@ -104,6 +103,7 @@ class EnvVectorizer:
         seed: of the episodes.
         max_episode_steps: truncate episodes after this many steps.
         step_timeout: seconds a worker may take for one command.
+        start_timeout: seconds a worker may take to start and to build its envs.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -119,8 +119,9 @@ class EnvVectorizer:
         seed: int = 0,
         max_episode_steps: int | None = None,
         step_timeout: float = 60.0,
+        start_timeout: float = 120.0,
     ) -> None:
-        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout)
+        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         with standard_torch():
             factory = env_factory(env, max_episode_steps=max_episode_steps)
         for space in (factory.observation_space, factory.action_space):
@@ -138,7 +139,9 @@ class EnvVectorizer:
         self._ended = np.ones(num_envs, np.bool_)  # what the envs say; `envs_active` is what the loop says
         self._finished = np.ones(num_envs, np.bool_)
         with standard_torch():
-            self._pool = make_pool(factory, num_envs, num_workers, step_timeout=step_timeout)
+            self._pool = make_pool(
+                factory, num_envs, num_workers, step_timeout=step_timeout, start_timeout=start_timeout
+            )
 
     @property
     def envs_active(self) -> Flags:
@@ -237,8 +240,8 @@ def _rows_like(name: str, rows: Array, space: gym.spaces.Box) -> Array:
     """Rows [G, ...] in the shape and dtype of those that a buffer holds already."""
     if rows.shape[1:] != space.shape:
         raise ValueError(f"{name} have rows of shape {rows.shape[1:]}, but the buffer holds {space.shape}")
-    array, lost = converted(rows, space.dtype)
-    if lost is not None and lost.any():
+    array = cast_exactly(rows, space.dtype)
+    if array is None:
         raise ValueError(f"{name} of dtype {rows.dtype} do not fit the buffer, which holds {space.dtype}")
     return array
 

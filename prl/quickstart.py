@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from learner.actor import Actor
@@ -18,7 +17,7 @@ from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout
-from prl.checks import as_array, check_pool_settings, converted, require_finite
+from prl.checks import as_array, check_pool_settings, require_finite
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
 from prl.run.build import build_learner, check_trainable, pick_device, reproducible
@@ -29,12 +28,12 @@ from prl.run.torch_state import standard_torch
 from prl.run.train import run_training
 from prl.run.weights import load_weights, save_weights
 from prl.training.trainer import Trainer
+from workers.arrays import Array, Floats
+from workers.casts import cast_exactly
 from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
 from workers.process_pool import Transport
-
-Array = npt.NDArray[Any]
 
 _NAMES = {
     "actor_lr": "Actor_lr",
@@ -170,7 +169,7 @@ class PPO:
         log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
         return head.to_env(actions), values, log_probs
 
-    def _observations(self, states: torch.Tensor | Array) -> npt.NDArray[np.float32]:
+    def _observations(self, states: torch.Tensor | Array) -> Floats:
         array = as_array("states", states)
         shape = self.policy.observation_space.shape
         if array.ndim == 0 or array.shape[1:] != shape:
@@ -240,6 +239,7 @@ class AsyncPPO:
         max_episode_steps: truncate episodes after this many steps.
         transport: "shared" or "pipe".
         step_timeout: seconds a worker may take for one command.
+        start_timeout: seconds a worker may take to start and to build its envs.
 
     Raises:
         EnvError: the env cannot be used.
@@ -259,9 +259,10 @@ class AsyncPPO:
         max_episode_steps: int | None = None,
         transport: Transport = "shared",
         step_timeout: float = 60.0,
+        start_timeout: float = 120.0,
     ) -> None:
         require_counts(steps=steps)
-        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout)
+        check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
         self.ppo = ppo
         self.num_envs = num_envs
@@ -272,6 +273,7 @@ class AsyncPPO:
         self.run_folder = None if run_folder is None else Path(run_folder).absolute()
         self.transport = transport
         self.step_timeout = step_timeout
+        self.start_timeout = start_timeout
         with standard_torch():
             self._factory = env_factory(env, max_episode_steps=max_episode_steps)
         check_trainable(self._factory)
@@ -309,7 +311,14 @@ class AsyncPPO:
 
     @standard_torch()
     def _make_pool(self) -> EnvPool:
-        return make_pool(self._factory, self.num_envs, self.num_workers, self.transport, self.step_timeout)
+        return make_pool(
+            self._factory,
+            self.num_envs,
+            self.num_workers,
+            self.transport,
+            step_timeout=self.step_timeout,
+            start_timeout=self.start_timeout,
+        )
 
 
 def _action_space(is_continuous: bool, action_dim: int, action_scaling: float) -> gym.Space[Any]:
@@ -354,9 +363,9 @@ def _check_rollout(rollout: Rollout, policy: ActorCritic) -> None:
         if rows.shape[1:] != space.shape:
             raise ValueError(f"memory holds {name} of shape {rows.shape[1:]}, but this PPO has {space.shape}")
     if isinstance(policy.action_space, gym.spaces.Discrete):
-        actions, lost = converted(rollout.actions, np.dtype(np.int64))
+        actions = cast_exactly(rollout.actions, np.dtype(np.int64))
         choices = int(policy.action_space.n)
-        if (lost is not None and lost.any()) or actions.min() < 0 or actions.max() >= choices:
+        if actions is None or actions.min() < 0 or actions.max() >= choices:
             raise ValueError(
                 f"memory holds actions from {rollout.actions.min()} to {rollout.actions.max()}, "
                 f"but those of this PPO are integers from 0 to {choices - 1}"

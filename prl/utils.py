@@ -5,12 +5,12 @@ In all of them `True` in a mask means that the env has *finished* its episode.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from prl.checks import as_array, as_flags, as_floats, require_finite, require_rows
+from workers.arrays import Array, Flags, Ids
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from learner.store import Rollout
     from prl.custom_loop import VecMemory
 
-Array = npt.NDArray[Any]
-Flags = npt.NDArray[np.bool_]
 Rows: TypeAlias = "Array | torch.Tensor"
 
 
@@ -119,7 +117,7 @@ def buffer_append(
     buffer.append(env_ids, **rows)
 
 
-def _rows(name: str, value: Rows, env_ids: npt.NDArray[np.int64]) -> Array:
+def _rows(name: str, value: Rows, env_ids: Ids) -> Array:
     """Finite numbers, [G, ...]."""
     rows = require_rows(name, as_array(name, value), len(env_ids))
     require_finite(name, rows, env_ids)

@@ -83,6 +83,7 @@ def test_elements_of_the_space_pass_in_its_dtype(space, actions, expected):
         (Discrete(3), ["0", "1", "2"], "actions must hold numbers, got list of dtype <U1"),
         (Discrete(3), [0, 1j, 2], "actions must hold numbers, got list of dtype complex128"),
         (Discrete(3), [None] * 3, "actions must hold numbers"),
+        (Discrete(3), np.ma.array([0, 1, 2], mask=[0, 1, 0]), "actions must not have masked elements"),
         (Discrete(3), [[0], [1, 2], [0]], "actions must be an array"),
         (
             TWO,

@@ -265,6 +265,7 @@ def test_a_ppo_that_does_not_fit_the_env_is_refused(env_id, changes, message):
         ({"max_episode_steps": 0}, "max_episode_steps must be an integer, at least 1, got 0"),
         ({"transport": "x"}, "transport must be shared or pipe, got 'x'"),
         ({"step_timeout": -1}, "step_timeout must be a positive number, got -1"),
+        ({"start_timeout": 0}, "start_timeout must be a positive number, got 0"),
     ],
 )
 def test_bad_settings_of_a_run_are_named(changes, message):
@@ -279,6 +280,7 @@ def test_bad_settings_of_a_run_are_named(changes, message):
         ({"seed": -1}, "seed must be an integer, 0 or more, got -1"),
         ({"max_episode_steps": 0}, "max_episode_steps must be an integer, at least 1, got 0"),
         ({"step_timeout": -1}, "step_timeout must be a positive number, got -1"),
+        ({"start_timeout": 0}, "start_timeout must be a positive number, got 0"),
     ],
 )
 def test_bad_settings_of_a_vectorizer_are_named(changes, message):
