@@ -1,4 +1,4 @@
-"""Settings that prl brings along for environments it was tuned on, by env id."""
+"""Tuned settings that ship with prl, looked up by env id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Preset:
 
     Attributes:
         pattern: of env ids, with * and ?.
-        family: the file it stands in.
+        family: name of its file.
         settings: fields of `TrainConfig`.
     """
 
@@ -32,7 +32,7 @@ class Preset:
         return f"preset {self.pattern} ({self.family}): {settings}"
 
     def effective(self, config: object) -> Preset:
-        """The preset without what file or flags have overruled in `config`."""
+        """The preset without the settings that a file or flags have overridden in `config`."""
         kept = {name: value for name, value in self.settings.items() if _same(getattr(config, name), value)}
         return Preset(self.pattern, self.family, kept)
 
@@ -48,10 +48,10 @@ def find_preset(env_id: str, choice: str = "auto") -> Preset | None:
 
     Args:
         env_id: with or without `module:`.
-        choice: "auto" looks for `env_id`, "none" for nothing, anything else is the id to look for.
+        choice: "auto" looks for `env_id`, "none" finds none, anything else is the id to look for.
 
     Raises:
-        ConfigError: there is no preset for the id that was chosen.
+        ConfigError: there is no preset for the chosen id.
     """
     if choice == "none":
         return None

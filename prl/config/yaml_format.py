@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import yaml
@@ -33,10 +33,11 @@ class Unwritten:
 class _Loader(yaml.SafeLoader):
     """Numbers as Python writes them. YAML 1.1 takes 1e-3 for text, 010 for 8 and 12:30 for 750."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("bool", "null")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("bool", "null")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -84,7 +85,7 @@ def writable(value: Any) -> Any:
     """A value as YAML can hold it, or `Unwritten`.
 
     NumPy's numbers become Python's and tuples become lists. An array is not written: a list in its place
-    would be another value for whoever reads the file.
+    would be another value when the file is read.
     """
     plain = _plain(value)
     try:

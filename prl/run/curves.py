@@ -41,7 +41,7 @@ def read_curve(run: Path, column: str = _RETURN) -> Curve:
         column: of progress.csv, taken for the returns.
 
     Raises:
-        ConfigError: there is no progress.csv, or nothing in it that could be drawn.
+        ConfigError: there is no progress.csv, or nothing in it to draw.
     """
     path = run / "progress.csv"
     try:
@@ -65,7 +65,7 @@ def _env_id(run: Path) -> str:
     try:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         return str(config["env_id"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # a name is nice to have, no more
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # the name is only a label
         return ""
 
 

@@ -28,11 +28,11 @@ class Stopped(BaseException):
 
 
 class Interrupted(Stopped, KeyboardInterrupt):
-    """Ctrl-C: a `KeyboardInterrupt` for whoever waits for one."""
+    """Ctrl-C: also a `KeyboardInterrupt`, for code that catches one."""
 
 
 class Signals:
-    """What has arrived, and whether it has to wait."""
+    """Which signal has arrived, and whether it has to wait."""
 
     def __init__(self) -> None:
         self._arrived: int | None = None

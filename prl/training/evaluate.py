@@ -20,7 +20,8 @@ from workers.seeding import Stream, generator
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
 
-# Rows per forward pass; a power of two suits matrix kernels. Few for images, where each row costs time.
+# Rows per forward pass; a power of two suits matrix kernels. With images, each row costs time even if it is
+# only a filler, as most are at the end of an evaluation and all but one in `play`.
 _ROWS = 16
 _IMAGE_ROWS = 4
 

@@ -27,7 +27,7 @@ SMALL = TrainConfig(
 
 
 class Recording:
-    """Keeps what it gets, and raises where it is told to."""
+    """Keeps what it gets, and raises in the method that `fails` names."""
 
     def __init__(self, fails=None):
         self.fails = fails
