@@ -17,9 +17,17 @@ def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -
     """A linear layer with orthogonal weights (W^T W = gain^2 I on the smaller side) and zero bias.
 
     Huang et al., "The 37 implementation details of PPO", detail 2.
+
+    Raises:
+        ValueError: its weights do not fit into memory.
     """
-    # skip_init: nn.Linear's own initialisation would draw from torch's global generator.
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    try:
+        # skip_init: nn.Linear's own initialisation would draw from torch's global generator.
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    except (RuntimeError, TypeError) as error:  # a failed allocation, and sizes beyond int64
+        raise ValueError(
+            f"a layer with {inputs:,} inputs and {outputs:,} outputs does not fit into memory"
+        ) from error
     _initialize(layer, gain, generator)
     return layer
 

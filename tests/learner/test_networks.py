@@ -63,6 +63,12 @@ def test_an_unknown_activation_is_named():
         ActorCritic(vector_space(3), gym.spaces.Discrete(2), activation="gelu")
 
 
+@pytest.mark.parametrize("width", [10**16, 10**18, 10**22])
+def test_layers_larger_than_memory_are_refused_in_one_line(width):
+    with pytest.raises(ValueError, match=f"^a layer with 3 inputs and {width:,} outputs does not fit"):
+        ActorCritic(vector_space(3), gym.spaces.Discrete(2), (width,))
+
+
 # ---- NatureCNN
 
 
