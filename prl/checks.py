@@ -58,12 +58,12 @@ def as_array(name: str, value: Any) -> Array:
     Raises:
         ValueError: the value is ragged, or holds something else (objects, text, complex numbers).
     """
-    if hasattr(value, "detach"):  # a torch tensor; np.asarray refuses those with a gradient or on a GPU
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value  # unknown to NumPy
     try:
+        if hasattr(value, "detach"):  # a torch tensor; np.asarray refuses those with a gradient or on a GPU
+            value = value.detach().cpu()
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value  # unknown to NumPy
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged, or tensors of other kinds
         raise ValueError(f"{name} must be an array: {one_line(error)}") from error
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must not have masked elements: their values are unknown")

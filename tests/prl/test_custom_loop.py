@@ -85,6 +85,8 @@ def test_elements_of_the_space_pass_in_its_dtype(space, actions, expected):
         (Discrete(3), [None] * 3, "actions must hold numbers"),
         (Discrete(3), np.ma.array([0, 1, 2], mask=[0, 1, 0]), "actions must not have masked elements"),
         (Discrete(3), [[0], [1, 2], [0]], "actions must be an array"),
+        (Discrete(3), torch.zeros(3, device="meta"), "actions must be an array: .* meta"),
+        (Discrete(3), [torch.zeros((), requires_grad=True)] * 3, "actions must be an array: .* grad"),
         (
             TWO,
             [[0, 0], [0, 0], [0, 5.5]],
