@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
 from workers.env_compare import AnyEnv, Attribute, layers
+from workers.errors import EnvError, one_line
 from workers.wrappers import NamedWrapper
 
 Builder: TypeAlias = "Callable[[], AnyEnv]"
@@ -166,16 +167,29 @@ class WithRegistry:
     Attributes:
         build: may look ids up.
         specs: pickled lists of specs.
+        left_out: ids that cannot be pickled.
+
+    Raises:
+        EnvError: an id is unknown here; the message says which ids could not be sent.
     """
 
     build: Builder
     specs: tuple[bytes, ...]
+    left_out: tuple[str, ...] = ()
 
     def __call__(self) -> AnyEnv:
         for pickled in self.specs:
             for spec in cloudpickle.loads(pickled):
                 gym.registry.setdefault(spec.id, spec)
-        return self.build()
+        try:
+            return self.build()
+        except gym.error.UnregisteredEnv as error:
+            if not self.left_out:
+                raise
+            raise EnvError(
+                f"{one_line(error)} (registered in the main process only, and cannot be pickled: "
+                f"{', '.join(self.left_out)}; register it in a module that the function imports)"
+            ) from error
 
 
 BUILDERS = (FromSpec, FromCallable, WithAttributes, WithTimeLimit, WithWrappers, WithRegistry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -103,41 +103,38 @@ def spec_of(env: AnyEnv) -> EnvSpec | None:
         return None
 
 
-def registered_here() -> tuple[bytes, ...]:
-    """Pickled lists of the specs that `import gymnasium` does not register by itself.
+def registered_here() -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """What the learner's process has registered, beyond what `import gymnasium` does.
 
-    What cannot be pickled is left out: nobody may need it, and whoever does is told that the id is unknown.
+    Returns:
+        Pickled lists of specs, and the ids of specs that cannot be pickled.
     """
-    return tuple(_pickled_specs())
+    specs = [_portable_if_loadable(spec) for spec in list(gym.registry.values())]
+    extra = [spec for spec in specs if not str(spec.entry_point).startswith("gymnasium.")]
+    # Those of packages in one pickle, since there may be a thousand of them.
+    named = [spec for spec in extra if isinstance(spec.entry_point, str)]
+    together = _pickled(named) if named else None
+    singly = [spec for spec in extra if together is None or not isinstance(spec.entry_point, str)]
+    pickled = [] if together is None else [together]
+    left_out = []
+    for spec in singly:
+        if (alone := _pickled([spec])) is None:
+            left_out.append(spec.id)
+        else:
+            pickled.append(alone)
+    return tuple(pickled), tuple(left_out)
 
 
-def _pickled_specs() -> Iterator[bytes]:
-    named: list[EnvSpec] = []  # in one pickle: a package may register a thousand
-    for spec in gym.registry.values():
-        here = portable(spec) if _is_loadable(spec) else spec
-        if not isinstance(here.entry_point, str):
-            yield from _pickled([here])
-        elif not here.entry_point.startswith("gymnasium."):
-            named.append(here)
-    if named:
-        try:
-            yield cloudpickle.dumps(named)
-        except Exception:  # arguments of one of them
-            for spec in named:
-                yield from _pickled([spec])
-
-
-def _is_loadable(spec: EnvSpec) -> bool:
-    """Whether `portable` can find an entry point in the main script."""
+def _portable_if_loadable(spec: EnvSpec) -> EnvSpec:
     try:
-        portable(spec)
-    except Exception:  # a name that the main script has not defined yet
-        return False
-    return True
+        return portable(spec)
+    except Exception:  # its entry point is a name that the main script has not defined
+        return spec
 
 
-def _pickled(specs: list[EnvSpec]) -> Iterator[bytes]:
+def _pickled(specs: list[EnvSpec]) -> bytes | None:
     try:
-        yield cloudpickle.dumps(specs)
+        payload: bytes = cloudpickle.dumps(specs)
     except Exception:  # anything may be raised by a user's __reduce__
-        return
+        return None
+    return payload

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import cloudpickle
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from workers.env_builders import (
@@ -23,9 +25,9 @@ from workers.env_builders import (
 from workers.env_compare import AnyEnv
 from workers.env_copies import close_quietly, copies_of
 from workers.env_specs import OLD_GYM_ADVICE, find_spec, is_old_gym_env, portable, registered_here
-from workers.errors import EnvError
+from workers.errors import USER_ERRORS, EnvError
 from workers.global_random import seeded_globally
-from workers.pickling import dumps
+from workers.pickling import dumps, parts
 from workers.slab import Field
 from workers.trial_env import (
     build_trial,
@@ -114,7 +116,7 @@ def env_factory(
         EnvError: in one line, why the env cannot be used.
     """
     with working_directory_kept(), seeded_globally(0):
-        build, name = _builder(env, dict(env_kwargs or {}), max_episode_steps)
+        build, name = _builder(env, dict(env_kwargs or {}), _checked_limit(max_episode_steps))
         if wrappers:
             build = WithWrappers(build, tuple(NamedWrapper(text) for text in wrappers))
         payload = dumps(name, build, BUILDERS)
@@ -133,10 +135,11 @@ def _builder(env: EnvLike, kwargs: dict[str, Any], max_episode_steps: int | None
         spec = portable(found)
         build = FromSpec(spec, kwargs, max_episode_steps, module)
         return (build if isinstance(spec.entry_point, str) else _with_registry(build)), found.id
-    if isinstance(env, gym.Env):
+    existing = env if isinstance(env, gym.Env) else _returned_env(env)
+    if existing is not None:
         if kwargs:
             raise EnvError("env_kwargs cannot be applied to an env that exists already; pass its id or class")
-        build, name = copies_of(env)
+        build, name = copies_of(existing)
     elif callable(env):
         build = _with_registry(FromCallable(env, kwargs))
         name = getattr(env, "__name__", type(env).__name__)
@@ -148,9 +151,29 @@ def _builder(env: EnvLike, kwargs: dict[str, Any], max_episode_steps: int | None
     return (build if max_episode_steps is None else WithTimeLimit(build, max_episode_steps)), name
 
 
+def _returned_env(function: object) -> AnyEnv | None:
+    """The env of `lambda: env`; None for functions that make one, and for anything else."""
+    if not isinstance(function, types.FunctionType) or function.__code__.co_argcount:
+        return None
+    held = [part for _, part in parts(function) if isinstance(part, gym.Env)]
+    try:
+        returned = function() if held else None
+    except USER_ERRORS:  # the trial will tell
+        return None
+    return next((env for env in held if env is returned), None)
+
+
+def _checked_limit(max_episode_steps: int | None) -> int | None:
+    if max_episode_steps is None:
+        return None
+    if not isinstance(max_episode_steps, int | np.integer) or max_episode_steps < 1:
+        raise EnvError(f"max_episode_steps must be an integer of at least 1, got {max_episode_steps!r}")
+    return int(max_episode_steps)
+
+
 def _with_registry(build: Builder) -> Builder:
-    specs = registered_here()
-    return WithRegistry(build, specs) if specs else build
+    specs, left_out = registered_here()
+    return WithRegistry(build, specs, left_out) if specs or left_out else build
 
 
 def _describe(

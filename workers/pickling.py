@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import cloudpickle
@@ -35,12 +36,17 @@ def _unpicklable_part(value: object, transparent: tuple[type, ...]) -> str:
     while culprit is not None and len(path) < 8:
         label, value = culprit
         path += [label] if label else []
-        culprit = next((part for part in _parts(value, transparent) if not _picklable(part[1])), None)
+        culprit = next((part for part in parts(value, transparent) if not _picklable(part[1])), None)
     return f"{'.'.join(path)}: " if path else ""
 
 
-def _parts(value: object, transparent: tuple[type, ...]) -> Iterator[tuple[str, object]]:
-    """What a value drags along when it is pickled: attributes, closure and global variables."""
+def parts(value: object, transparent: tuple[type, ...] = ()) -> Iterator[tuple[str, object]]:
+    """What a value drags along when it is pickled: attributes, closure and global variables, by name.
+
+    Args:
+        value: e.g. a function.
+        transparent: classes whose attributes get the name "".
+    """
     if isinstance(value, dict):  # keyword arguments
         yield from ((str(label), part) for label, part in value.items())
     for label, part in getattr(value, "__dict__", {}).items():
@@ -48,7 +54,9 @@ def _parts(value: object, transparent: tuple[type, ...]) -> Iterator[tuple[str, 
     code = getattr(value, "__code__", None)
     if code is not None:
         cells = getattr(value, "__closure__", None) or ()
-        yield from ((label, cell.cell_contents) for label, cell in zip(code.co_freevars, cells, strict=True))
+        for label, cell in zip(code.co_freevars, cells, strict=True):
+            with contextlib.suppress(ValueError):  # a variable that is not assigned yet
+                yield label, cell.cell_contents
         names = getattr(value, "__globals__", {})
         yield from ((label, names[label]) for label in code.co_names if label in names)
 

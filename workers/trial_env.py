@@ -56,8 +56,6 @@ def build_trial(name: str, build: Builder) -> AnyEnv:
         raise
     except gym.error.DependencyNotInstalled as error:
         raise EnvError(f"{name} needs a package that is not installed: {one_line(error)}") from error
-    except gym.error.UnregisteredEnv as error:
-        raise EnvError.of(f"the constructor of {name}", error) from error
     except USER_ERRORS as error:  # the env's constructor is the user's code
         raise EnvError.of(f"the constructor of {name}", error) from error
     if not isinstance(trial, gym.Env):

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.wrappers import RescaleAction, TimeLimit, TransformReward
 
 from workers.envs import env_factory
-from workers.errors import EnvError
+from workers.errors import EnvError, WorkerEnvFailed
 from workers.process_pool import ProcessPool
 from workers.rows import unpack
 from workers.testing import FaultWrapper, ProbeEnv, probe_obs, probe_reward
@@ -704,6 +704,25 @@ def test_a_shorter_limit_inside_the_env_is_noted():
     assert env_factory(Limited, env_kwargs={"max_steps": True}, max_episode_steps=41).notes == ()
 
 
+@pytest.mark.parametrize("limit", [0, -1, 10.0, "10"])
+@pytest.mark.parametrize("env", ["CartPole-v1", ProbeEnv])
+def test_a_limit_is_a_positive_integer(env, limit):
+    message = f"max_episode_steps must be an integer of at least 1, got {limit!r}"
+    assert str(refusal(env, max_episode_steps=limit)) == message
+
+
+def test_a_function_that_returns_an_existing_env_leaves_that_alone():
+    env = gym.make("CartPole-v1")
+    env.reset(seed=1)
+    env.unwrapped.force_mag = 3.0
+    state = env.unwrapped.state
+    copy = env_factory(lambda: env, max_episode_steps=7).build()
+    assert env.unwrapped.state is state
+    assert copy.unwrapped is not env.unwrapped
+    assert (copy.unwrapped.force_mag, copy._max_episode_steps) == (3.0, 7)
+    assert env._max_episode_steps == 500
+
+
 def test_an_env_that_is_said_to_end_by_itself():
     assert not env_factory(ProbeEnv).has_time_limit
     assert env_factory(ProbeEnv, ends_by_itself=True).has_time_limit
@@ -742,6 +761,10 @@ def test_ids_of_this_process_are_known_to_functions_in_workers(package):
     gym.register("Wrapped-v0", entry_point=lambda: TimeLimit(gym.make("Local-v0"), 5))
     gym.register("Locked-v0", entry_point=lambda: (lock, ProbeEnv())[1])
     env_factory(f"{package}:Probe-v3")
+    with pytest.raises(
+        WorkerEnvFailed, match=r"Locked.*cannot be pickled: Locked-v0; register it in a module"
+    ):
+        ProcessPool(env_factory(lambda: gym.make("Locked-v0")), 1, 1)
     for env, shape in [
         (lambda: gym.make("Local-v0"), (3,)),
         (lambda: gym.make("Probe-v3"), (8,)),
