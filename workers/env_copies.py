@@ -137,7 +137,7 @@ def _refusal(name: str, env: AnyEnv, attribute: Attribute, why: str) -> EnvError
 
 
 def close_quietly(*envs: AnyEnv) -> None:
-    """Close envs that are not needed any more; an exception in `close` concerns nobody then."""
+    """Close envs that are no longer needed; an exception in `close` is of no consequence then."""
     for env in envs:
         try:
             env.close()

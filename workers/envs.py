@@ -61,7 +61,7 @@ class EnvFactory:
         mask_from_info: whether `observation_space` has an "action_mask" that comes from the env's info.
         ignores_mask: whether the "action_mask" of the env's observation is in `observation_space` as an
             observation like any other, under the key "plain_action_mask".
-        notes: lines that the user should read, e.g. that the env has a shorter time limit of its own.
+        notes: lines that the user should read, e.g. that the env itself has a shorter time limit.
     """
 
     name: str
@@ -133,10 +133,10 @@ def _builder(env: EnvLike, kwargs: dict[str, Any], max_episode_steps: int | None
     if isinstance(env, str | EnvSpec):
         found, module = find_spec(env)
         spec = portable(found)
-        build = FromSpec(spec, kwargs, max_episode_steps, module)
-        return (build if isinstance(spec.entry_point, str) else _with_registry(build)), found.id
-    existing = env if isinstance(env, gym.Env) else _returned_env(env)
-    if existing is not None:
+        build, name = FromSpec(spec, kwargs, max_episode_steps, module), found.id
+        if not isinstance(spec.entry_point, str):
+            build = _with_registry(build)
+    elif (existing := env if isinstance(env, gym.Env) else _returned_env(env)) is not None:
         if kwargs:
             raise EnvError("env_kwargs cannot be applied to an env that exists already; pass its id or class")
         build, name = copies_of(existing)

@@ -241,7 +241,7 @@ class ProcessPool:
 
 
 def _blocks(num_envs: int, num_workers: int) -> Iterator[range]:
-    """Contiguous, as even as can be."""
+    """Contiguous blocks of nearly equal size."""
     for worker in range(num_workers):
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -132,8 +134,8 @@ def _is_minigrid(env: AnyEnv) -> bool:
 
 def shorter_limit(name: str, env: AnyEnv, max_episode_steps: int) -> str:
     """A line, if the env itself ends its episodes before `max_episode_steps`; else ""."""
-    for attribute in _OWN_LIMITS:
-        limit = getattr(env.unwrapped, attribute, None)
+    for layer, attribute in itertools.product(layers(env), _OWN_LIMITS):
+        limit = inspect.getattr_static(layer, attribute, None)  # runs no property of the user's
         if isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit < max_episode_steps:
             return (
                 f"{name} ends its episodes itself after {limit} steps ({attribute}), so a limit of "

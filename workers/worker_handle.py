@@ -122,7 +122,7 @@ class WorkerHandle:
                 self._accept(frame)
         except ProtocolError as error:
             raise self.protocol_violation(error) from error
-        # What it wrote before it died has been read by now: a report of its own comes first.
+        # What it wrote before it died has been read by now: its own report comes first.
         if self._channel.closed_by_peer or fd == self._process.sentinel:
             raise self.death()
 

@@ -674,15 +674,24 @@ def test_where_nobody_acts_a_mask_may_be_missing():
 # --- the user's wishes --------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def registered_with_a_limit_inside():
+    gym.register("Inside-v0", entry_point=lambda: gym.make("Pendulum-v1"))
+    yield
+    del gym.registry["Inside-v0"]
+
+
 @pytest.mark.parametrize("limit", [150, 500])
+@pytest.mark.usefixtures("registered_with_a_limit_inside")
 @pytest.mark.parametrize(
     "env",
     [
+        "Inside-v0",
         lambda: gym.make("Pendulum-v1"),
         lambda: TransformReward(TimeLimit(gym.make("Pendulum-v1"), 300), abs),
         gym.make("Pendulum-v1"),
     ],
-    ids=["function", "two-limits", "env"],
+    ids=["id", "function", "two-limits", "env"],
 )
 def test_a_limit_replaces_those_of_the_env(env, limit):
     factory = env_factory(env, max_episode_steps=limit)
@@ -701,6 +710,7 @@ def test_a_shorter_limit_inside_the_env_is_noted():
     assert env_factory(Limited).notes == ()
     (note,) = env_factory(Limited, max_episode_steps=41).notes
     assert note.startswith("Limited ends its episodes itself after 40 steps (max_steps), so a limit of 41 ")
+    assert env_factory(lambda: TransformReward(Limited(), abs), max_episode_steps=41).notes != ()
     assert env_factory(Limited, env_kwargs={"max_steps": True}, max_episode_steps=41).notes == ()
 
 
