@@ -15,15 +15,15 @@ class PPOConfig:
     Attributes:
         actor_lr: Adam's step size for the actor.
         critic_lr: Adam's step size for the critic.
-        anneal_lr: scale both linearly to 0 over the run.
+        anneal_lr: scale both step sizes linearly to 0 over the run.
         anneal_clip_range: scale clip_range linearly to 0 over the run.
         gamma: discount.
         gae_lambda: lambda of the advantage estimate.
-        clip_range: how far the probability ratio may move, 0.2 is 20 %.
+        clip_range: how far the probability ratio may move; 0.2 is 20 %.
         clip_range_vf: how far a value may move; None does not clip.
-        num_epochs: passes over the batch.
+        num_epochs: passes over each batch.
         minibatch_size: steps per optimiser step; the last minibatch of an epoch may be smaller.
-        normalize_advantage: per minibatch.
+        normalize_advantage: normalise advantages to mean 0 and standard deviation 1, per minibatch.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss, which is 0.5 MSE (as in the paper's code and CleanRL): 0.5 here
