@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +73,13 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
         self._writer = SummaryWriter(str(folder))
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._thread_failed
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Print no traceback if the thread that writes fails: `write` raises the same error next time."""
+        if type(failure.thread).__name__ != "_AsyncWriterThread":
+            self._excepthook(failure)
 
     @staticmethod
     def available() -> bool:
@@ -85,6 +93,8 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """See `Sink`."""
+        if threading.excepthook == self._thread_failed:
+            threading.excepthook = self._excepthook
         self._writer.close()
 
 
@@ -136,11 +146,13 @@ class FaultTolerantSink:
     Args:
         sink: what to guard.
         hold: see `Hold`.
+        name: for the warning; "" takes that of the sink's class.
     """
 
-    def __init__(self, sink: Sink, hold: Hold = nullcontext) -> None:
+    def __init__(self, sink: Sink, hold: Hold = nullcontext, name: str = "") -> None:
         self._sink: Sink | None = sink
         self._hold = hold
+        self._name = name or type(sink).__name__
 
     def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
@@ -151,7 +163,7 @@ class FaultTolerantSink:
                 self._sink.write(timesteps, metrics)
         except Exception as error:  # a sink can be the user's code
             failed, self._sink = self._sink, None
-            _warn(f"{type(failed).__name__} failed and is left out: {describe(error)}")
+            _warn(f"{self._name} failed and is left out: {describe(error)}")
             with contextlib.suppress(Exception), self._hold():
                 failed.close()
 
@@ -162,14 +174,14 @@ class FaultTolerantSink:
                 with self._hold():
                     self._sink.close()
             except Exception as error:
-                _warn(f"{type(self._sink).__name__} failed to close: {describe(error)}")
+                _warn(f"{self._name} failed to close: {describe(error)}")
 
 
 def open_sink(kind: Callable[[Path], Sink], path: Path, hold: Hold = nullcontext) -> list[Sink]:
     """A guarded sink of a kind that writes to a path; none, with a warning, if that cannot be opened."""
     try:
         with hold():
-            return [FaultTolerantSink(kind(path), hold)]
+            return [FaultTolerantSink(kind(path), hold, str(path))]
     except OSError as error:
         _warn(f"{path} cannot be written and is left out: {error.strerror or error}")
         return []

@@ -4,6 +4,9 @@ import csv
 import dataclasses
 import json
 import math
+import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 from test_files import largest_file
@@ -11,7 +14,7 @@ from test_files import largest_file
 import prl
 from prl.config.train_config import TrainConfig
 from prl.run.files import WriteError
-from prl.run.sinks import CsvSink, FaultTolerantSink, open_sink
+from prl.run.sinks import CsvSink, FaultTolerantSink, TensorBoardSink, open_sink
 from prl.run.train import train
 
 SMALL = TrainConfig(
@@ -162,3 +165,42 @@ def test_a_guarded_sink_passes_on_what_is_no_error_of_its_own():
 
     with pytest.raises(SystemExit):
         FaultTolerantSink(Ends()).write(1, {})
+
+
+def test_metrics_that_no_longer_fit_on_the_disk_are_left_out_and_named(tmp_path):
+    [sink] = open_sink(CsvSink, tmp_path / "rows.csv")
+
+    def write_much():
+        for timesteps in range(100):
+            sink.write(timesteps, {"a": timesteps, "b": 0.5})
+
+    with largest_file(100), pytest.warns(UserWarning, match="failed and is left out") as caught:
+        write_much()
+    sink.close()
+    [warning] = caught
+    assert str(warning.message).startswith(f"{tmp_path}/rows.csv failed and is left out: OSError: ")
+    assert (tmp_path / "rows.csv").read_text().startswith("a,b\n0,0.5\n1,0.5\n")
+
+
+class _AsyncWriterThread(threading.Thread):
+    """Fails as TensorBoard's thread does when the disk is full."""
+
+    def run(self):
+        raise OSError("No space left on device")
+
+
+def test_the_thread_of_tensorboard_fails_without_a_traceback(tmp_path, monkeypatch):
+    closed, seen = [], []
+    board = SimpleNamespace(SummaryWriter=lambda folder: SimpleNamespace(close=lambda: closed.append(folder)))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    mine = threading.excepthook
+    sink = TensorBoardSink(tmp_path)
+    other = threading.Thread(target=lambda: 1 / 0)
+    for thread in (_AsyncWriterThread(), other):
+        thread.start()
+        thread.join()
+    assert [failure.thread for failure in seen] == [other]
+    sink.close()
+    assert threading.excepthook is mine
+    assert closed == [str(tmp_path)]
