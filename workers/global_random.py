@@ -6,6 +6,8 @@ its resets. An env that is seen to draw in `step` gets its own state of the gene
 so its episodes do not depend on the other envs of its process. Only these envs pay for it, about 0.1 ms a
 step. An env whose first steps do not draw, but later ones do, gives the same results again only with the
 same number of workers.
+
+Likewise `env.np_random` is seeded before the first reset, for envs that use it before they seed it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 
 from workers.env_compare import AnyEnv
@@ -73,6 +76,7 @@ class GloballySeededEnv:
         self._before_use = before_use
         self._state: _State | None = None
         self._watched = 0
+        self._was_reset = False
         self.step = self._watched_step
 
     def reset(self, *, seed: int) -> Any:
@@ -80,6 +84,9 @@ class GloballySeededEnv:
         if self._before_use is not None:
             self._before_use()
         _seed(seed)
+        if not self._was_reset:
+            self._was_reset = True
+            _seed_unused_generator(self.env.unwrapped, seed)
         returned = self.env.reset(seed=seed)
         if self.step != self.env.step:
             self._state = _capture()
@@ -108,6 +115,16 @@ class GloballySeededEnv:
     def close(self) -> None:
         """Close the env."""
         self.env.close()
+
+
+def _seed_unused_generator(env: AnyEnv, seed: int) -> None:
+    """Seed `np_random` for envs whose `reset` draws from it before, or without, seeding it.
+
+    Gymnasium would make it from the operating system's entropy at its first use. One that the constructor
+    has made stays.
+    """
+    if isinstance(env, gym.Env) and env._np_random is None:
+        env._np_random = np.random.Generator(np.random.PCG64(seed))
 
 
 def _seed(seed: int) -> None:

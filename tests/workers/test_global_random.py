@@ -64,6 +64,34 @@ def test_the_same_episodes_on_any_number_of_workers(every):
     np.testing.assert_array_equal(played(ProcessPool(factory, N, 3)), inline)
 
 
+class DrawingFirst(Drawing):
+    """Chooses a task before it seeds its generator, or never seeds it."""
+
+    def __init__(self, seeds):
+        super().__init__()
+        self.seeds = seeds
+
+    def reset(self, *, seed=None, options=None):
+        task = self.np_random.random()
+        obs, info = super().reset(seed=seed if self.seeds else None)
+        return np.array([task, *obs[1:]]), info
+
+
+@pytest.mark.parametrize("seeds", [True, False])
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_generator_that_is_used_before_it_is_seeded(seeds):
+    factory = env_factory(DrawingFirst, env_kwargs={"seeds": seeds})
+    inline = played(InlinePool(factory, N))
+    assert len(np.unique(inline[:N, 0])) == N
+    np.testing.assert_array_equal(played(ProcessPool(factory, N, 3)), inline)
+
+
+def test_a_generator_that_the_constructor_made_stays():
+    env = DrawingFirst(seeds=False)
+    env.np_random = np.random.default_rng(11)
+    assert GloballySeededEnv(env).reset(seed=5)[0][0] == np.random.default_rng(11).random()
+
+
 def global_state():
     return random.getstate(), [str(part) for part in np.random.get_state()]  # noqa: NPY002
 
