@@ -46,7 +46,7 @@ class BenchmarkConfig:
         num_workers: worker processes of the pools and threads of EnvPool; null takes one per usable core.
         seconds: measured time per pool and repeat.
         repeats: number of turns of each, at least 3; the median counts.
-        json: write the result to this file, too.
+        json: file to write the result to, as well.
         only: names of what to measure, e.g. shared sync async; all if none is given.
 
     Raises:

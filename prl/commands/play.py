@@ -18,6 +18,7 @@ from prl.run.saved_run import load_config, weights_of
 from prl.run.torch_state import standard_torch
 from prl.run.weights import load_weights
 from prl.training.evaluate import Episode, iterate_episodes
+from workers.env_copies import close_quietly
 from workers.envs import AnyEnv, EnvFactory
 from workers.errors import EnvError, WorkerEnvFailed, one_line
 from workers.seeding import episode_seed
@@ -32,7 +33,7 @@ class PlayConfig:
         run: folder of the run.
         best: play the best policy of the run's evaluations (eval_freq), not the last one.
         episodes: number of episodes.
-        seed: of the episodes; another one than the training's gives episodes that it has not seen.
+        seed: seed of the episodes; one other than the training's gives episodes that it has not seen.
         deterministic: take the most likely action instead of drawing one.
         render: human opens a window.
         video: folder to write one video per episode to.
@@ -121,7 +122,7 @@ def _require_render_mode(trained: TrainConfig, wanted: str) -> None:
     """
     env = build_factory(trained).build()
     modes = list(env.metadata.get("render_modes") or [])
-    env.close()
+    close_quietly(env)
     # Gymnasium opens a window for anything that can be rendered to an array.
     shown = {"rgb_array", "rgb_array_list", "human"} if wanted == "human" else {wanted}
     if not shown & set(modes):
