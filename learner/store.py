@@ -67,6 +67,21 @@ class Rollout:
         return following
 
 
+def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
+    """Several rollouts as one, in env order; each env's episodes follow one another as they were played."""
+
+    def joined(name: str) -> Array:
+        return np.concatenate([getattr(rollout, name) for rollout in rollouts])
+
+    ends = joined("ends")
+    order = np.argsort(joined("env_ids"), kind="stable")
+    end_order = (np.cumsum(ends) - 1)[order][ends[order]]
+    of_steps = {name: joined(name)[order] for name in ("env_ids", "obs", "actions", "rewards", "ends")}
+    of_ends = {name: joined(name)[end_order] for name in ("terminated", "continues", "final_obs")}
+    extra = {name: np.concatenate([r.extra[name] for r in rollouts])[order] for name in rollouts[0].extra}
+    return Rollout(**of_steps, **of_ends, extra=extra)
+
+
 class Store:
     """Collects the steps of N envs, in whatever order they come.
 
@@ -150,7 +165,8 @@ class Store:
             rewards: f32[G].
             terminated: bool[G], the episode reached a terminal state.
             ended: bool[G], the episode is over for whatever reason.
-            last: bool[G], the env plays no further step of this episode in this rollout, though it may go on.
+            last: bool[G], the env plays no further step of this episode in this rollout; the episode itself
+                may continue.
 
         Raises:
             ValueError: an env has no open step, or an env id is out of bounds.

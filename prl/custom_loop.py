@@ -12,9 +12,9 @@ import torch
 
 from learner.settings import require_counts
 from learner.store import Rollout, Store
-from prl.checks import ActionCheck, as_flags, check_pool_settings
 from prl.pools import make_pool
 from prl.run.torch_state import standard_torch
+from prl.training.checks import ActionCheck, as_flags, check_pool_settings
 from workers.arrays import Array, Flags, Ids
 from workers.casts import cast_exactly
 from workers.envs import EnvLike, env_factory
@@ -103,7 +103,7 @@ class EnvVectorizer:
         seed: of the episodes.
         max_episode_steps: truncate episodes after this many steps.
         step_timeout: seconds a worker may take for one command.
-        start_timeout: seconds a worker may take to start and to build its envs.
+        start_timeout: seconds a worker may take to start and build its first env, and then each further one.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -16,8 +16,7 @@ from learner.actor import Actor
 from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, is_number, require, require_counts
-from learner.store import Rollout
-from prl.checks import as_array, check_pool_settings, require_finite
+from learner.store import Rollout, concatenate
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
 from prl.run.build import build_learner, check_trainable, pick_device, reproducible
@@ -27,6 +26,7 @@ from prl.run.sinks import Sink
 from prl.run.torch_state import standard_torch
 from prl.run.train import run_training
 from prl.run.weights import load_weights, save_weights
+from prl.training.checks import as_array, check_pool_settings, require_finite
 from prl.training.trainer import Trainer
 from workers.arrays import Array, Floats
 from workers.casts import cast_exactly
@@ -198,7 +198,7 @@ class PPO:
         for rollout in self.memory:
             _check_rollout(rollout, self.policy)
         with reproducible(self.torch_threads, self.policy.device):
-            metrics = self.learner.optimize(self._batch(_concatenated(self.memory)), self._shuffle_rng)
+            metrics = self.learner.optimize(self._batch(concatenate(self.memory)), self._shuffle_rng)
         self.memory.clear()
         return metrics
 
@@ -239,7 +239,7 @@ class AsyncPPO:
         max_episode_steps: truncate episodes after this many steps.
         transport: "shared" or "pipe".
         step_timeout: seconds a worker may take for one command.
-        start_timeout: seconds a worker may take to start and to build its envs.
+        start_timeout: seconds a worker may take to start and build its first env, and then each further one.
 
     Raises:
         EnvError: the env cannot be used.
@@ -336,21 +336,6 @@ def _names_of_the_quick_start() -> Iterator[None]:
     except ConfigError as error:
         name, _, rest = str(error).partition(" ")
         raise ConfigError(f"{_NAMES.get(name, name)} {rest}") from None
-
-
-def _concatenated(rollouts: Sequence[Rollout]) -> Rollout:
-    """Several rollouts as one, in env order; each env's episodes follow one another as they were played."""
-
-    def joined(name: str) -> Array:
-        return np.concatenate([getattr(rollout, name) for rollout in rollouts])
-
-    ends = joined("ends")
-    order = np.argsort(joined("env_ids"), kind="stable")
-    end_order = (np.cumsum(ends) - 1)[order][ends[order]]
-    of_steps = {name: joined(name)[order] for name in ("env_ids", "obs", "actions", "rewards", "ends")}
-    of_ends = {name: joined(name)[end_order] for name in ("terminated", "continues", "final_obs")}
-    extra = {name: np.concatenate([r.extra[name] for r in rollouts])[order] for name in rollouts[0].extra}
-    return Rollout(**of_steps, **of_ends, extra=extra)
 
 
 def _check_rollout(rollout: Rollout, policy: ActorCritic) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from prl.checks import as_array, as_flags, as_floats, require_finite, require_rows
+from prl.training.checks import as_array, as_flags, as_floats, require_finite, require_rows
 from workers.arrays import Array, Flags, Ids
 
 if TYPE_CHECKING:

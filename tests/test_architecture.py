@@ -24,7 +24,7 @@ WINGS = [
     {"prl.training"},
     {"prl.run"},
     {"prl.adapters"},
-    {"prl.quickstart", "prl.custom_loop", "prl.utils", "prl.checks", "prl.chain"},
+    {"prl.quickstart", "prl.custom_loop", "prl.utils", "prl.chain"},
     {"prl.commands"},
     {"prl.cli", "prl.__main__"},
     {"prl"},  # names of all of them, loaded when they are used

@@ -63,7 +63,7 @@ class ActionLog:
 
 
 def in_lockstep(actions: Sequence[Sequence[Array]]) -> list[tuple[Ids, Array]]:
-    """The t-th actions of all envs that have so many: env ids i64[G] and rows [G, *A], for every t."""
+    """The t-th actions of all envs that have that many: env ids i64[G] and rows [G, *A], for every t."""
     lengths = np.array([len(env) for env in actions], np.int64)
     steps = []
     for t in range(int(lengths.max(initial=0))):

@@ -39,7 +39,7 @@ class TrainConfig(PPOConfig):
             steps.
         transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
-        start_timeout: seconds a worker may take to start and to build its envs.
+        start_timeout: seconds a worker may take to start and build its first env, and then each further one.
         pin_workers: with at least as many workers as cores, keep each on one core.
         total_timesteps: the run ends with the first update at or beyond this number of env steps.
         rollout: a round is one whole episode of every env, or num_steps steps of every env.

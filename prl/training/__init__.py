@@ -1,1 +1,1 @@
-"""RoundKind, updates and evaluation. Knows no config, no file and no command line."""
+"""Rounds, updates and evaluation. Knows no config, no file and no command line."""

@@ -115,7 +115,7 @@ class Collected:
 
 
 class Trainer:
-    """RoundKind and updates, for ever; the caller decides when to stop.
+    """Rounds and updates without end; the caller decides when to stop.
 
     Args:
         pool: N envs.

@@ -217,7 +217,7 @@ MUTATIONS = (
         ("learner/test_normalize.py",),
     ),
     Mutation(
-        "discounted returns go on into the next episode",
+        "discounted returns continue into the next episode",
         "learner/normalize.py",
         "values[env] = 0.0 if over else value",
         "values[env] = value",
@@ -324,7 +324,7 @@ MUTATIONS = (
     Mutation(
         "learn() silently does nothing",
         "prl/quickstart.py",
-        "metrics = self.learner.optimize(self._batch(_concatenated(self.memory)), self._shuffle_rng)",
+        "metrics = self.learner.optimize(self._batch(concatenate(self.memory)), self._shuffle_rng)",
         "metrics = dict[str, float]()",
         ("prl/test_quickstart.py",),
     ),
@@ -385,14 +385,14 @@ MUTATIONS = (
         ("prl/test_play.py",),
     ),
     Mutation(
-        "a state shares its tensors with what goes on",
+        "a state shares its tensors with the trainer",
         "learner/ppo.py",
         "state = copy.deepcopy(state)",
         "state = dict(state)",
         ("prl/test_trainer.py",),
     ),
     Mutation(
-        "an encoder of one's own works on the stored observations",
+        "a custom encoder works on the stored observations",
         "learner/encoders.py",
         "rows = inputs if is_composite(self._space) else inputs.clone()",
         "rows = inputs",

@@ -29,8 +29,8 @@ from learner.errors import NonFiniteError
 from learner.losses import normalize
 from learner.minibatches import Batch
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from learner.store import Store
 
 SPACES = [gym.spaces.Discrete(3), gym.spaces.Box(-2.0, 1.0, (2,), np.float32)]

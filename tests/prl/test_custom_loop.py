@@ -7,7 +7,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from prl import PPO, EnvVectorizer, VecMemory, utils
-from prl.checks import ActionCheck
+from prl.training.checks import ActionCheck
 from workers.errors import WorkerEnvFailed
 
 ENVS = np.array([2, 5, 7])  # the envs that are still playing

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from prl.config.command_line import parse
 from prl.config.train_config import TrainConfig
 from prl.run.build import reproducible

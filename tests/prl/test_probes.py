@@ -12,8 +12,8 @@ import torch
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
@@ -79,7 +79,8 @@ def value(policy, *obs):
 
 def probabilities(policy, *obs):
     with torch.no_grad():
-        return torch.softmax(policy.outputs(*policy.preprocess(torch.tensor([obs], dtype=torch.float32))), 1)[0].numpy()
+        inputs = policy.preprocess(torch.tensor([obs], dtype=torch.float32))
+        return torch.softmax(policy.outputs(*inputs), 1)[0].numpy()
 
 
 def test_1_a_constant_reward_is_its_value():

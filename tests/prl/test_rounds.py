@@ -12,8 +12,8 @@ from torch import nn
 from learner.actor import Actor
 from learner.advantages import gae
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from learner.store import Store
 from prl.training.collect import Group, collect, split_groups
 from prl.training.rounds import EpisodeTracker, FixedSteps, WholeEpisodes

@@ -13,8 +13,8 @@ from learner_helpers import same_bits, weights_of
 
 from learner.errors import NonFiniteError
 from learner.policy import ActorCritic
-from learner.ppo_config import PPOConfig
 from learner.ppo import PPOLearner
+from learner.ppo_config import PPOConfig
 from learner.store import Store
 from prl.training.collect import Group, collect, split_groups
 from prl.training.evaluate import evaluate
