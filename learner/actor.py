@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learner.errors import NoLegalAction, NonFiniteError
+from learner.numpy_mlp import forward_only
 from learner.policy import ActorCritic
 
 Array = npt.NDArray[Any]
@@ -31,11 +32,13 @@ class Actor:
     def __init__(self, policy: ActorCritic) -> None:
         self.policy = policy
         self.head = policy.head
+        self._actor, self._critic = forward_only(policy.actor), forward_only(policy.critic)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """The noise for `rows` rows, f32[rows, K]; see `ActionHead.draw_noise`."""
         return self.head.draw_noise(rng, rows)
 
+    @torch.inference_mode()
     def act(self, obs: Array, noise: Array | None, env_ids: Ids | None = None) -> Array:
         """Choose actions.
 
@@ -51,9 +54,7 @@ class Actor:
             NoLegalAction: a mask allows nothing.
             NonFiniteError: the actions are not finite.
         """
-        with torch.inference_mode():
-            inputs, masks = self._checked_inputs(obs, env_ids)
-            outputs: Array = self.policy.outputs(inputs, masks).cpu().numpy()
+        outputs = self._outputs_and_features(obs, env_ids)[0].cpu().numpy()
         actions = self.head.mode(outputs) if noise is None else self.head.sample(outputs, noise)
         return _finite(actions)
 
@@ -71,22 +72,25 @@ class Actor:
         Raises:
             NoLegalAction, NonFiniteError: see `act`.
         """
-        outputs, values = self.policy.outputs_and_values(*self._checked_inputs(obs, None))
+        outputs, features = self._outputs_and_features(obs, None)
         actions = _finite(self.head.sample(outputs.cpu().numpy(), noise))
         log_probs = self.head.log_prob(outputs, torch.as_tensor(actions, device=self.policy.device))
+        values = self._critic(features).squeeze(1)
         return actions, values.cpu().numpy(), log_probs.cpu().numpy()
 
     def to_env(self, actions: Array) -> Array:
         """Env actions [G, *A] for actions [G, *A]; see `ActionHead.to_env`."""
         return self.head.to_env(actions)
 
-    def _checked_inputs(self, obs: Array, env_ids: Ids | None) -> tuple[Tensor, Tensor]:
-        inputs, masks = self.policy.preprocess(torch.as_tensor(obs, device=self.policy.device))
+    def _outputs_and_features(self, obs: Array, env_ids: Ids | None) -> tuple[Tensor, Tensor]:
+        policy = self.policy
+        inputs, masks = policy.preprocess(torch.as_tensor(obs, device=policy.device))
         if masks.shape[1]:
             stuck = np.flatnonzero(~self.head.has_choice(masks.cpu().numpy()))
             if len(stuck):
                 raise NoLegalAction(stuck) if env_ids is None else NoLegalAction(env_ids[stuck], "envs")
-        return inputs, masks
+        features = policy.encoder(inputs)
+        return policy.masks.apply(self._actor(features), masks), features
 
 
 def _finite(actions: Array) -> Array:

@@ -6,9 +6,12 @@ import math
 from typing import Any, Protocol
 
 import gymnasium as gym
+import numpy.typing as npt
 from torch import Tensor
 
 from learner.spaces import MASK_KEY, Leaf, leaves
+
+Array = npt.NDArray[Any]
 
 _ILLEGAL = -1e8  # exp of it is exactly 0, but, unlike -inf, 0 times it is not NaN
 
@@ -39,6 +42,12 @@ class Masks(Protocol):
     def apply(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """The actor's outputs f32[S, K] under masks as `read` returns them."""
 
+    def apply_numpy(self, outputs: Array, masks: Array) -> Array:
+        """`apply` for arrays; may change `outputs`."""
+
+    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
+        """The gradient f32[S, K] by the outputs before masking, of that after it; may change `gradient`."""
+
 
 class NoMasks:
     """Every action is always legal. Implements `Masks`."""
@@ -50,6 +59,14 @@ class NoMasks:
     def apply(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """See `Masks`."""
         return outputs
+
+    def apply_numpy(self, outputs: Array, masks: Array) -> Array:
+        """See `Masks`."""
+        return outputs
+
+    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
+        """See `Masks`."""
+        return gradient
 
 
 class ObservedMasks:
@@ -69,6 +86,16 @@ class ObservedMasks:
     def apply(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """See `Masks`."""
         return mask_outputs(outputs, masks)
+
+    def apply_numpy(self, outputs: Array, masks: Array) -> Array:
+        """See `Masks`."""
+        outputs[~masks] = _ILLEGAL
+        return outputs
+
+    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
+        """See `Masks`."""
+        gradient[~masks] = 0.0
+        return gradient
 
 
 def make_masks(space: gym.Space[Any], width: int) -> Masks:

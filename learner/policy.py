@@ -15,6 +15,7 @@ from learner.encoders import CustomEncoder, Encoder, make_encoder
 from learner.masks import make_masks
 from learner.networks import ACTIVATIONS, mlp
 from learner.normalize import ObservationNormalizer
+from learner.numpy_mlp import forward_only
 
 Array = npt.NDArray[Any]
 
@@ -108,7 +109,9 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def values_without_grad(self, rows: Tensor) -> Tensor:
         """V(obs), f32[S], for rows [S, *O], which may be none; chunk by chunk, which bounds the memory."""
-        return torch.cat([self.values(chunk) for chunk in _chunks(rows)])
+        features = (self.encoder(self.encoder.preprocess(chunk)) for chunk in _chunks(rows))
+        critic = forward_only(self.critic)
+        return torch.cat([critic(chunk).squeeze(1) for chunk in features])
 
     @torch.no_grad()
     def evaluate_actions(self, inputs: Tensor, masks: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,12 +124,14 @@ class ActorCritic(nn.Module):
         Returns:
             log pi(a|s) f32[S] and V(s) f32[S].
         """
+        actor, critic = forward_only(self.actor), forward_only(self.critic)
         log_probs, values = [], []
         size = _rows_per_chunk(inputs)
         for chunk in zip(inputs.split(size), masks.split(size), actions.split(size), strict=True):
-            outputs, value = self.outputs_and_values(*chunk[:2])
+            features = self.encoder(chunk[0])
+            outputs = self.masks.apply(actor(features), chunk[1])
             log_probs.append(self.head.log_prob(outputs, chunk[2]))
-            values.append(value)
+            values.append(critic(features).squeeze(1))
         return torch.cat(log_probs), torch.cat(values)
 
     @torch.no_grad()

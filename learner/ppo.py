@@ -12,6 +12,7 @@ from torch import Tensor
 from learner.advantages import gae, next_values
 from learner.errors import NonFiniteError
 from learner.exploration import Exploration, NoExploration
+from learner.fused_step import FusedStep, fits
 from learner.gradient_step import AutogradStep, GradientStep, StepStatistics
 from learner.losses import explained_variance
 from learner.meter import Meter
@@ -42,7 +43,7 @@ class PPOLearner:
         self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(0, config.gamma)
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._consecutive_non_finite = 0
-        self._step: GradientStep = AutogradStep(policy, config)
+        self._step: GradientStep = (FusedStep if fits(policy) else AutogradStep)(policy, config)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""

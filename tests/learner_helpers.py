@@ -94,28 +94,30 @@ def env_log_prob(head, outputs, actions):
 
 
 class Watch:
-    """Sees what the actor is asked during an update: one entry per minibatch, in order.
+    """Sees the minibatches of a learner's updates, in order.
 
     Attributes:
         rows: the row numbers of each minibatch of a `numbered_batch`.
         weights: the policy's weights with which each minibatch was evaluated.
     """
 
-    def __init__(self, policy):
-        self._policy = policy
+    def __init__(self, learner):
+        self._learner = learner
+        self._gradient = learner._step.gradient
         self.rows = []
         self.weights = []
 
     def __enter__(self):
-        self._handle = self._policy.actor.register_forward_pre_hook(self._see)
+        self._learner._step.gradient = self._see
         return self
 
     def __exit__(self, *exc_info):
-        self._handle.remove()
+        self._learner._step.gradient = self._gradient
 
-    def _see(self, module, inputs):
-        self.rows.append([round(float(row)) for row in inputs[0][:, 0]])
-        self.weights.append(weights_of(self._policy))
+    def _see(self, batch, clip_range):
+        self.rows.append([round(float(row)) for row in batch.inputs[:, 0]])
+        self.weights.append(weights_of(self._learner.policy))
+        return self._gradient(batch, clip_range)
 
 
 def weights_of(policy):

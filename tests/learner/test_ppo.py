@@ -37,6 +37,13 @@ SPACES = [gym.spaces.Discrete(3), gym.spaces.Box(-2.0, 1.0, (2,), np.float32)]
 UNCLIPPED = 1e9
 
 
+@pytest.fixture(autouse=True, params=["by hand", "by autograd"])
+def kind_of_step(request, monkeypatch):
+    """Everything here holds for both kinds of optimiser steps."""
+    if request.param == "by autograd":
+        monkeypatch.setattr("learner.ppo.fits", lambda policy: False)
+
+
 def rng(seed=0):
     return np.random.default_rng(seed)
 
@@ -162,7 +169,7 @@ def test_a_tiny_critic_lr_leaves_the_critic_where_it_is_while_the_actor_moves():
 def test_every_step_is_seen_once_per_epoch_in_a_new_order(size, minibatch, sizes):
     learner = learner_of(minibatch_size=minibatch, num_epochs=6)
     batch = numbered_batch(learner.policy, size)
-    with Watch(learner.policy) as watch:
+    with Watch(learner) as watch:
         metrics = learner.optimize(batch, rng())
     assert metrics["minibatches"] == 6 * len(sizes)
     assert [len(rows) for rows in watch.rows] == 6 * sizes
@@ -180,7 +187,7 @@ def test_the_order_is_a_function_of_the_generator():
         learner = learner_of(minibatch_size=4)
         batch = numbered_batch(learner.policy, 20)
         before = torch.get_rng_state()
-        with Watch(learner.policy) as watch:
+        with Watch(learner) as watch:
             learner.optimize(batch, rng(seed))
         assert torch.equal(torch.get_rng_state(), before)
         orders.append(watch.rows)
@@ -221,7 +228,7 @@ def test_advantages_are_normalised_within_each_minibatch():
     policy = learner.policy
     batch = numbered_batch(policy, 8)
     batch = dataclasses.replace(batch, advantages=torch.arange(8.0) ** 3)
-    with Watch(policy) as watch:
+    with Watch(learner) as watch:
         learner.optimize(batch, rng())
     last = batch.rows(torch.tensor(watch.rows[-1]))
     surrogate = -(normalize(last.advantages) * log_prob(policy, last.inputs, last.actions)).mean()
@@ -234,7 +241,7 @@ def test_a_minibatch_of_one_is_not_normalised():
     learner = learner_of(actor_lr=1e-12, minibatch_size=2, num_epochs=1)
     batch = numbered_batch(learner.policy, 3)
     batch = dataclasses.replace(batch, advantages=torch.tensor([10.0, 20.0, 40.0]))
-    with Watch(learner.policy) as watch:
+    with Watch(learner) as watch:
         metrics = learner.optimize(batch, rng())
     (single,) = watch.rows[-1]
     # the first minibatch has the mean 0; the metric is the mean over both
@@ -347,7 +354,7 @@ def test_the_canary_sings_when_log_probs_belong_to_other_rows():
 def test_early_stop_comes_before_the_step():
     learner = learner_of(actor_lr=0.01, minibatch_size=16, target_kl=1e-9)
     batch = numbered_batch(learner.policy, 64)
-    with Watch(learner.policy) as watch:
+    with Watch(learner) as watch:
         metrics = learner.optimize(batch, rng())
     # the first minibatch has the divergence 0 and takes its step; the second one does not
     assert metrics["minibatches"] == len(watch.weights) == 2
@@ -594,7 +601,7 @@ def test_exploration_learns_the_rows_of_each_minibatch_after_its_step():
     curious = Curious()
     learner = PPOLearner(make_policy(), PPOConfig(num_epochs=2, minibatch_size=4), exploration=curious)
     batch = numbered_batch(learner.policy, 10, curious)
-    with Watch(learner.policy) as watch:
+    with Watch(learner) as watch:
         metrics = learner.optimize(batch, rng())
     assert curious.rows == watch.rows
     assert curious.calls == ["learn"] * 6 + ["finish"]
@@ -633,7 +640,7 @@ def test_a_minibatch_whose_gradient_is_not_finite_is_skipped(value):
     learner = learner_of(minibatch_size=8, num_epochs=6)
     before = weights_of(learner.policy)
     batch = broken(numbered_batch(learner.policy, 32), [3], value)
-    with Watch(learner.policy) as watch:
+    with Watch(learner) as watch:
         metrics = learner.optimize(batch, rng())
     assert metrics["skipped_minibatches"] == 6  # more than three, but not in a row
     assert metrics["minibatches"] == 24
@@ -648,7 +655,7 @@ def test_three_in_a_row_end_the_update_with_the_last_good_weights():
     learner = learner_of(minibatch_size=8)
     batch = numbered_batch(learner.policy, 32)
     before = weights_of(learner.policy)
-    with Watch(learner.policy) as watch, pytest.raises(NonFiniteError, match="3 minibatches in a row"):
+    with Watch(learner) as watch, pytest.raises(NonFiniteError, match="3 minibatches in a row"):
         learner.optimize(broken(batch, slice(None)), rng())
     assert len(watch.rows) == 3
     assert same_bits(weights_of(learner.policy), before)
@@ -662,7 +669,7 @@ def test_bad_minibatches_in_a_row_are_counted_over_updates_and_states():
     resumed = learner_of(minibatch_size=8, num_epochs=1)
     resumed.load_state_dict(learner.state_dict())
     for one in (learner, resumed):
-        with pytest.raises(NonFiniteError, match="3 minibatches in a row"), Watch(one.policy) as watch:
+        with pytest.raises(NonFiniteError, match="3 minibatches in a row"), Watch(one) as watch:
             one.optimize(bad, rng())
         assert len(watch.rows) == 1
 

@@ -1,0 +1,124 @@
+"""Log-probabilities and entropies of action heads with their gradients, in NumPy.
+
+The formulas of `learner.heads` again, for `learner.fused_step`; a test compares both with autograd.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class HeadGradient(Protocol):
+    """One minibatch at a time: `evaluate`, then `backward`."""
+
+    def evaluate(self, outputs: Floats, actions: Array) -> tuple[Floats, Floats]:
+        """Log pi(action) f32[B] and entropies f32[B], for outputs f32[B, K] and actions [B, *A]."""
+
+    def backward(self, of_log_probs: Floats, of_entropy: float) -> Floats:
+        """The gradient of the loss by the outputs, f32[B, K]; that by the head's parameters is written.
+
+        Args:
+            of_log_probs: f32[B], gradient of the loss by each log-probability.
+            of_entropy: gradient of the loss by each entropy.
+        """
+
+
+class CategoricalGradient:
+    """Of one or several independent categoricals. Implements `HeadGradient`.
+
+    Args:
+        nvec: i64[C], choices of each component; the outputs are their logits, one component after the other.
+    """
+
+    def __init__(self, nvec: npt.NDArray[np.int64]) -> None:
+        stops = np.cumsum(nvec)
+        self._columns = [slice(int(stop - n), int(stop)) for stop, n in zip(stops, nvec, strict=True)]
+
+    def evaluate(self, outputs: Floats, actions: Array) -> tuple[Floats, Floats]:
+        """See `HeadGradient`."""
+        rows = np.arange(len(outputs))
+        self._rows = rows
+        self._chosen = actions.reshape(len(outputs), len(self._columns))
+        self._log_probs = np.empty_like(outputs)
+        self._entropies = []
+        log_prob = np.zeros(len(outputs), np.float32)
+        for component, columns in enumerate(self._columns):
+            logits = outputs[:, columns]
+            log_probs = logits - logits.max(axis=1, keepdims=True)
+            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+            self._log_probs[:, columns] = log_probs
+            log_prob += log_probs[rows, self._chosen[:, component]]
+        self._probs = np.exp(self._log_probs)
+        weighted = self._probs * self._log_probs
+        self._entropies = [-weighted[:, columns].sum(axis=1) for columns in self._columns]
+        return log_prob, np.sum(self._entropies, axis=0)
+
+    def backward(self, of_log_probs: Floats, of_entropy: float) -> Floats:
+        """See `HeadGradient`."""
+        gradient = np.empty_like(self._probs)
+        for component, columns in enumerate(self._columns):
+            # d log p(a) / d logits = onehot(a) - p;  d H / d logits = -p (log p + H)
+            surprise = self._log_probs[:, columns] + self._entropies[component][:, None]
+            surprise *= -of_entropy
+            surprise -= of_log_probs[:, None]
+            np.multiply(self._probs[:, columns], surprise, out=gradient[:, columns])
+            gradient[self._rows, columns.start + self._chosen[:, component]] += of_log_probs
+        return gradient
+
+
+class GaussianGradient:
+    """Of independent Gaussians whose standard deviation does not depend on the state. A `HeadGradient`.
+
+    Args:
+        log_std: f32[K], the head's parameter.
+        gradient: f32[K], which `backward` fills.
+    """
+
+    def __init__(self, log_std: Floats, gradient: Floats) -> None:
+        self._log_std = log_std
+        self._gradient = gradient
+
+    def evaluate(self, outputs: Floats, actions: Array) -> tuple[Floats, Floats]:
+        """See `HeadGradient`."""
+        self._inverse_std = np.exp(-self._log_std)
+        self._z = (actions.reshape(outputs.shape) - outputs) * self._inverse_std
+        self._squares = self._z * self._z
+        constant = self._log_std.sum() + np.float32(len(self._log_std) * _LOG_SQRT_2PI)
+        log_prob = -0.5 * self._squares.sum(axis=1) - constant
+        return log_prob, np.full(len(outputs), constant + np.float32(0.5 * len(self._log_std)), np.float32)
+
+    def backward(self, of_log_probs: Floats, of_entropy: float) -> Floats:
+        """See `HeadGradient`."""
+        # d log p / d mean = z / std;  d log p / d log std = z^2 - 1;  d H / d log std = 1
+        self._gradient[:] = of_log_probs @ (self._squares - np.float32(1.0))
+        self._gradient += np.float32(of_entropy * len(of_log_probs))
+        gradient: Floats = self._z * self._inverse_std * of_log_probs[:, None]
+        return gradient
+
+
+def head_gradient(head: nn.Module, weights: list[Floats], gradients: list[Floats]) -> HeadGradient | None:
+    """The gradients of a head; None if there are none by hand for it.
+
+    Args:
+        head: of a policy.
+        weights, gradients: views of its parameters, and arrays of the same shapes.
+    """
+    if type(head) is CategoricalHead:
+        return CategoricalGradient(np.array([head.num_outputs]))
+    if type(head) is MultiCategoricalHead:
+        return CategoricalGradient(head.action_space.nvec.ravel())
+    if type(head) is GaussianHead:
+        return GaussianGradient(weights[0], gradients[0])
+    return None
