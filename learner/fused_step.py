@@ -16,7 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from learner.gradient_step import ADAM_EPS, StepStatistics, trainable_parameters
+from learner.gradient_step import (
+    ADAM_EPS,
+    AutogradStep,
+    GradientStep,
+    StepStatistics,
+    trainable_parameters,
+)
 from learner.head_gradients import head_gradient
 from learner.minibatches import Batch
 from learner.numpy_mlp import NumpyMLP, is_plain_mlp
@@ -39,6 +45,11 @@ def fits(policy: ActorCritic) -> bool:
         and is_plain_mlp(policy.critic)
         and head_gradient(policy.head, *[[np.zeros(0, np.float32)]] * 2) is not None
     )
+
+
+def fastest_step(policy: ActorCritic, config: PPOConfig) -> GradientStep:
+    """The step by hand where it fits, else the one by autograd."""
+    return FusedStep(policy, config) if fits(policy) else AutogradStep(policy, config)
 
 
 class FlatParameters:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +34,20 @@ def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -
 
 
 def _initialize(layer: Any, gain: float, generator: torch.Generator) -> None:
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    with _one_thread():
+        nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The factorisation behind orthogonal weights has other last bits with another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mlp(

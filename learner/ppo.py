@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 from learner.advantages import gae, next_values
 from learner.errors import NonFiniteError
 from learner.exploration import Exploration, NoExploration
-from learner.fused_step import FusedStep, fits
-from learner.gradient_step import AutogradStep, GradientStep, StepStatistics
+from learner.fused_step import fastest_step
+from learner.gradient_step import GradientStep, StepStatistics
 from learner.losses import explained_variance
 from learner.meter import Meter
 from learner.minibatches import Batch, Ids, Minibatches, RowMinibatches
@@ -32,10 +33,15 @@ class PPOLearner:
         policy: trained in place; stays on its device.
         config: hyper-parameters.
         exploration: adds to the advantages.
+        make_step: makes the optimiser's step of a policy and a config.
     """
 
     def __init__(
-        self, policy: ActorCritic, config: PPOConfig, exploration: Exploration | None = None
+        self,
+        policy: ActorCritic,
+        config: PPOConfig,
+        exploration: Exploration | None = None,
+        make_step: Callable[[ActorCritic, PPOConfig], GradientStep] = fastest_step,
     ) -> None:
         self.policy = policy
         self.config = config
@@ -43,7 +49,7 @@ class PPOLearner:
         self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(0, config.gamma)
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._consecutive_non_finite = 0
-        self._step: GradientStep = (FusedStep if fits(policy) else AutogradStep)(policy, config)
+        self._step = make_step(policy, config)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from learner.fingerprint import fingerprint
 from learner.settings import ConfigError, Rule, check
 from prl.commands.command import Command
 from prl.commands.steppers import SEED, STEPPERS, Stepper, Steps, Task
+from prl.commands.update_speed import format_updates, measure_updates
 from prl.run.files import replace_json, versions
 from prl.run.torch_state import standard_torch
 from workers.cores import usable_cores
@@ -40,6 +41,7 @@ class BenchmarkConfig:
     """Measure how fast an environment steps, in prl's pools and in other libraries' vector environments.
 
     Attributes:
+        suite: stepping measures pools and vector environments; update measures PPO's optimiser step.
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value; values are read as YAML.
         num_envs: environments of each pool or vector environment.
@@ -61,6 +63,7 @@ class BenchmarkConfig:
     repeats: int = 3
     json: Path | None = None
     only: Sequence[str] = ()
+    suite: Literal["stepping", "update"] = "stepping"
 
     def __post_init__(self) -> None:
         if not self.env_id:
@@ -217,4 +220,16 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write json {path}: {error.strerror}") from error
 
 
-COMMAND = Command(BenchmarkConfig, lambda config: print(format_table(benchmark(config))))
+def _print(config: BenchmarkConfig) -> None:
+    if config.suite == "stepping":
+        print(format_table(benchmark(config)))
+        return
+    if config.json is not None:
+        _check_writable(config.json)
+    rows = measure_updates(config.env_id, config.env_kwargs, config.repeats)
+    if config.json is not None:
+        write_json({"env_id": config.env_id, "updates": rows}, config.json)
+    print(format_updates(config.env_id, rows))
+
+
+COMMAND = Command(BenchmarkConfig, _print)

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from threadpoolctl import threadpool_limits
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
@@ -180,7 +181,7 @@ def pick_device(name: str) -> torch.device:
 @contextlib.contextmanager
 def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
     """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults."""
-    with standard_torch():
+    with standard_torch(), threadpool_limits(torch_threads, user_api="blas"):  # NumPy's, and torch's own
         torch.set_num_threads(torch_threads)
         if device.type == "cuda":
             use_deterministic_algorithms(True)

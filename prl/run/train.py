@@ -43,9 +43,8 @@ def train(
 
     The same config gives the same weights, bit for bit, on any number of workers and over either transport.
     That takes an env that is a function of its seed and its actions, the same versions of prl, PyTorch and
-    NumPy, the same kind of CPU, and the same `torch.get_num_threads()` at the call (by default one per core;
-    initial weights depend on it). `versions.json` in the run folder names the versions, and the `fingerprint`
-    in it differs between CPUs that compute different last bits.
+    NumPy, and the same kind of CPU. `versions.json` in the run folder names the versions, and the
+    `fingerprint` in it differs between CPUs that compute different last bits.
 
     Args:
         config: what to do.

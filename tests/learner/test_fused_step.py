@@ -116,9 +116,7 @@ def test_weights_after_updates_are_those_of_autograd(actions):
     config = PPOConfig(num_epochs=3, minibatch_size=16, ent_coef=0.01, max_grad_norm=0.4)
     weights = []
     for by_hand in (True, False):
-        learner = PPOLearner(make_policy(actions), config)
-        if not by_hand:
-            learner._step = AutogradStep(learner.policy, config)
+        learner = PPOLearner(make_policy(actions), config, make_step=FusedStep if by_hand else AutogradStep)
         for seed in range(2):
             learner.optimize(make_batch(make_policy(actions), 50, seed), np.random.default_rng(seed))
         weights.append({name: tensor.clone() for name, tensor in learner.policy.state_dict().items()})

@@ -41,7 +41,7 @@ UNCLIPPED = 1e9
 def kind_of_step(request, monkeypatch):
     """Everything here holds for both kinds of optimiser steps."""
     if request.param == "by autograd":
-        monkeypatch.setattr("learner.ppo.fits", lambda policy: False)
+        monkeypatch.setattr("learner.fused_step.fits", lambda policy: False)
 
 
 def rng(seed=0):

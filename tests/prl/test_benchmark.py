@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from learner.settings import ConfigError
+from prl.cli import benchmark_main
 from prl.commands.benchmark import (
     BenchmarkConfig,
     benchmark,
@@ -285,3 +286,22 @@ def test_an_async_vector_env_is_ended_in_whatever_state_it_is(fails, leaves_noth
     assert env.closed
     assert not env.processes[0].is_alive()
     env.processes[0].close()
+
+
+def test_the_update_suite_compares_both_kinds_of_steps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("prl.commands.update_speed._REPEATS", 1)
+    file = tmp_path / "updates.json"
+    arguments = ["--suite", "update", "--env-id", "CartPole-v1", "--json", str(file)]
+    assert benchmark_main(argv=arguments) == 0
+    rows = json.loads(file.read_text())["updates"]
+    assert [(row["hidden_sizes"], row["minibatch_size"]) for row in rows] == [
+        ([64, 64], 64), ([64, 64], 256), ([256, 256], 64), ([256, 256], 256)
+    ]  # fmt: skip
+    assert all(0.0 < row["by_hand"] < 1.0 and 0.0 < row["autograd"] < 1.0 for row in rows)
+    assert capsys.readouterr().out.count("\n") == 8
+
+
+def test_the_update_suite_refuses_what_has_no_step_by_hand(capsys):
+    env = "workers.testing:CompositeProbe"
+    assert benchmark_main(argv=["--suite", "update", "--env-id", env]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
