@@ -13,6 +13,7 @@ import torch
 from learner.settings import require_counts
 from learner.store import Rollout, Store
 from prl.pools import make_pool
+from prl.run.build import warn_of_notes
 from prl.run.torch_state import standard_torch
 from prl.training.checks import ActionCheck, as_flags, check_pool_settings
 from workers.arrays import Array, Flags, Ids
@@ -96,6 +97,8 @@ class VecMemory:
 class EnvVectorizer:
     """N copies of an env in worker processes, for a custom loop: every env plays one episode.
 
+    What the user should know about the env is a warning.
+
     Args:
         env: an env, id, spec, class or factory; see `workers.envs.env_factory`.
         num_envs: N.
@@ -130,6 +133,7 @@ class EnvVectorizer:
                     f"{factory.name}: a custom loop takes observations and actions that are arrays, "
                     f"not {space}; prl.Trainer and train.py take them"
                 )
+        warn_of_notes(factory)
         self.num_envs = num_envs
         self.seed = seed
         self.observation_space = factory.observation_space

@@ -19,10 +19,10 @@ from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout, concatenate
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
-from prl.run.build import build_learner, check_trainable, pick_device, reproducible
+from prl.run.build import build_learner, check_trainable, pick_device, reproducible, warn_of_notes
 from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
-from prl.run.sinks import Sink
+from prl.run.sinks import Sink, distinct_sinks
 from prl.run.torch_state import standard_torch
 from prl.run.train import run_training
 from prl.run.weights import load_weights, save_weights
@@ -228,6 +228,8 @@ class PPO:
 class AsyncPPO:
     """Train a `PPO` on many copies of an env in worker processes.
 
+    What the user should know about the env is a warning.
+
     Args:
         env: an env, id, spec, class or factory; see `workers.envs.env_factory`.
         ppo: trained in place.
@@ -237,6 +239,7 @@ class AsyncPPO:
         seed: of episodes, actions and minibatches.
         run_folder: where to write progress.csv, summary.json and weights; None writes nothing.
         max_episode_steps: truncate episodes after this many steps.
+        ends_by_itself: the env ends every episode itself, although it has no time limit that can be seen.
         transport: "shared" or "pipe".
         step_timeout: seconds a worker may take for one command.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
@@ -257,6 +260,7 @@ class AsyncPPO:
         seed: int = 0,
         run_folder: str | os.PathLike[str] | None = None,
         max_episode_steps: int | None = None,
+        ends_by_itself: bool = False,
         transport: Transport = "shared",
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
@@ -275,24 +279,29 @@ class AsyncPPO:
         self.step_timeout = step_timeout
         self.start_timeout = start_timeout
         with standard_torch():
-            self._factory = env_factory(env, max_episode_steps=max_episode_steps)
+            self._factory = env_factory(
+                env, max_episode_steps=max_episode_steps, ends_by_itself=ends_by_itself
+            )
         check_trainable(self._factory)
         _check_spaces(self._factory, ppo.policy)
+        warn_of_notes(self._factory)
 
     def run(self, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
         """Train; a progress bar shows steps and mean return.
 
         Args:
-            sinks: get the metrics of every update, see `prl.Sink`; closed at the end.
+            sinks: get the metrics of every update, see `prl.Sink`; closed when the run ends.
 
         Returns:
             A summary: status, timesteps, episodes, mean_return (last 100 episodes), steps_per_second, ...
 
         Raises:
-            ConfigError: the run folder holds a run already, or cannot be written.
+            ConfigError: the run folder holds a run already, or cannot be written; `sinks` is no list of
+                sinks.
             WorkerError: a worker died, hung or reported a failed env.
             WriteError: the weights or the summary could not be written at the end.
         """
+        sinks = distinct_sinks(sinks)
         with contextlib.ExitStack() as stack:
             folder = None if self.run_folder is None else stack.enter_context(RunFolder(self.run_folder))
             stack.enter_context(reproducible(self.ppo.torch_threads, self.ppo.policy.device))
@@ -304,8 +313,6 @@ class AsyncPPO:
                 total_timesteps=self.steps,
                 seed=self.seed,
             )
-            if folder is not None:
-                folder.keep()
             name = self._factory.name
             return run_training(trainer, self.steps, folder, name, signals=signals, sinks=sinks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,8 +150,14 @@ def check_trainable(factory: EnvFactory) -> None:
         raise EnvError(
             f"{factory.name} has no time limit, so an episode might never end; set one with "
             "--max-episode-steps (max_episode_steps=), say --ends-by-itself (ends_by_itself=True) if it ends "
-            "all its episodes itself, or train with --rollout steps"
+            "all its episodes itself, or take --rollout steps with prl train"
         )
+
+
+def warn_of_notes(factory: EnvFactory) -> None:
+    """Warn the caller of a constructor of what one should know about the env; commands print these lines."""
+    for line in factory.notes:
+        warnings.warn(line, stacklevel=3)
 
 
 def evaluation_limit(config: TrainConfig, factory: EnvFactory) -> int | None:

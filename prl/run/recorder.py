@@ -21,7 +21,9 @@ from prl.training.trainer import Report, Trainer
 
 
 class Recorder:
-    """Records the updates of a trainer. For its arguments see `prl.run.train.run_training`.
+    """Records the updates of a trainer: `begin`, `record` after each, and in any case `finish`.
+
+    For the arguments see `prl.run.train.run_training`.
 
     Args:
         trainer: at its beginning.
@@ -51,23 +53,30 @@ class Recorder:
         self._hold = hold
         self._last: Report | None = None
         self._weights = _snapshot(self._policy)
+        self._total_timesteps = total_timesteps
+        self._schedule = schedule
         self._evaluation: PeriodicEvaluation | None = None
-        self._sinks: list[Sink] = [FaultTolerantSink(ProgressBar(total_timesteps), hold)]
+        self._callers: list[Sink] = [FaultTolerantSink(sink, hold) for sink in sinks]
+        self._sinks: list[Sink] = []
         self._evaluation_sinks: list[Sink] = []
-        self._open_sinks(sinks, schedule is not None)
-        if schedule is not None:
+
+    def begin(self) -> None:
+        """Open the sinks. If that fails, `finish` closes those that are open, and the caller's."""
+        self._sinks.append(FaultTolerantSink(ProgressBar(self._total_timesteps), self._hold))
+        self._open_sinks(self._schedule is not None)
+        if self._schedule is not None:
             self._evaluation = PeriodicEvaluation(
                 self._policy,
-                schedule,
-                total_timesteps=total_timesteps,
-                seed=trainer.seed,
+                self._schedule,
+                total_timesteps=self._total_timesteps,
+                seed=self._trainer.seed,
                 sinks=self._evaluation_sinks,
                 on_best=self._keep_best,
             )
 
-    def _open_sinks(self, sinks: Sequence[Sink], evaluates: bool) -> None:
+    def _open_sinks(self, evaluates: bool) -> None:
         # One object for both kinds of metrics: TensorBoard reads only the newest file of a folder.
-        shared: list[Sink] = [FaultTolerantSink(sink, self._hold) for sink in sinks]
+        shared = list(self._callers)
         if self._folder is not None:
             path = self._folder.path
             self._sinks += open_sink(CsvSink, path / "progress.csv", self._hold)
@@ -122,7 +131,8 @@ class Recorder:
         folder, errors = self._folder, list[WriteError]()
         if folder is not None:
             _try(lambda: folder.save_weights(self._policy), errors)  # first: the run was for them
-        for sink in {id(sink): sink for sink in (*self._sinks, *self._evaluation_sinks)}.values():
+        opened = (*self._sinks, *self._evaluation_sinks, *self._callers)
+        for sink in {id(sink): sink for sink in opened}.values():
             sink.close()
         summary = self._summary(status, seconds)
         if folder is not None:

@@ -8,19 +8,21 @@ import importlib.util
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
+from learner.settings import ConfigError
 from workers.errors import describe
 
 
 class Sink(Protocol):
     """Takes the metrics of a run. Any object with these two methods can be passed to `prl.train`.
 
+    An object that is passed twice is one sink: it gets everything once.
     Calls come from the thread that trains, between updates: the policy is complete when a sink is called.
     """
 
@@ -35,7 +37,7 @@ class Sink(Protocol):
         """
 
     def close(self) -> None:
-        """Called once, however the run ends."""
+        """Called once, however the run ends; never, if it cannot begin (see the errors of `prl.train`)."""
 
 
 class CsvSink:
@@ -175,6 +177,26 @@ class FaultTolerantSink:
                     self._sink.close()
             except Exception as error:
                 _warn(f"{self._name} failed to close: {describe(error)}")
+
+
+def distinct_sinks(sinks: Sequence[Sink]) -> list[Sink]:
+    """The caller's sinks, each object once.
+
+    Args:
+        sinks: what the caller passed.
+
+    Raises:
+        ConfigError: it is no list, or holds something that is no sink.
+    """
+    allowed = "sinks must be a list of objects with write(timesteps, metrics) and close()"
+    if not isinstance(sinks, Sequence):
+        raise ConfigError(f"{allowed}, got one {type(sinks).__name__}; a single sink is sinks=[sink]")
+    for sink in sinks:
+        methods = (getattr(sink, "write", None), getattr(sink, "close", None))
+        if isinstance(sink, type) or not all(map(callable, methods)):
+            what = f"the class {sink.__name__}" if isinstance(sink, type) else f"one {type(sink).__name__}"
+            raise ConfigError(f"{allowed}, got {what} in it")
+    return list({id(sink): sink for sink in sinks}.values())
 
 
 def open_sink(kind: Callable[[Path], Sink], path: Path, hold: Hold = nullcontext) -> list[Sink]:

@@ -27,7 +27,7 @@ from prl.run.periodic_evaluation import EvaluationSchedule
 from prl.run.recorder import Recorder
 from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
-from prl.run.sinks import Sink
+from prl.run.sinks import Sink, distinct_sinks
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
 from workers.pool import EnvPool
@@ -50,18 +50,19 @@ def train(
         config: what to do.
         messages: passed to `log` once the run has started.
         log: called with each message for the user.
-        sinks: get the metrics of every update and evaluation, and are closed at the end. One that raises is
-            left out from then on, with a warning.
+        sinks: get the metrics of every update and evaluation, and are closed when the run ends. One that
+            raises is left out from then on, with a warning.
 
     Returns:
         The summary, which is also written to `summary.json`.
 
     Raises:
-        ConfigError, EnvError: the config cannot be carried out.
+        ConfigError, EnvError: the config cannot be carried out, or `sinks` is no list of sinks.
         WorkerError: a worker died, hung or reported a failed env.
         WriteError: the weights or the summary could not be written at the end.
         Stopped: a signal ended the run; folder and weights are complete up to the last update.
     """
+    sinks = distinct_sinks(sinks)
     here = Path.cwd()  # an env may change the working directory
     factory = build_factory(config)
     if config.rollout == "episodes":
@@ -84,7 +85,6 @@ def train(
             pool = stack.enter_context(build_pool(config, factory, config.num_envs))
             trainer = _trainer(config, policy, pool)
             schedule = _schedule(config, factory, stack)
-            folder.keep()
             return run_training(
                 trainer, config.total_timesteps, folder, config.env_id, schedule, signals, sinks
             )
@@ -148,11 +148,11 @@ def run_training(
     Args:
         trainer: at its beginning.
         total_timesteps: when to stop.
-        folder: where to write; None writes nothing.
+        folder: where to write; it is kept from here on. None writes nothing.
         name: of the env, for the summary.
         schedule: of evaluations of the trainer's policy, whose failure is the run's; None does without.
         signals: what may end the run; they wait while something is written.
-        sinks: see `train`.
+        sinks: see `train`; different objects.
 
     Returns:
         The summary.
@@ -164,6 +164,9 @@ def run_training(
     recorder = Recorder(trainer, total_timesteps, folder, name, schedule, signals.held, sinks)
     status = "failed"
     try:
+        if folder is not None:
+            folder.keep()
+        recorder.begin()
         for report in trainer.iterations():
             recorder.record(report)
             if report.timesteps >= total_timesteps:

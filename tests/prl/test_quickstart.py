@@ -405,6 +405,50 @@ def test_a_run_folder_is_free_again_if_the_run_cannot_begin(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sink_without_its_list_is_refused(tmp_path):
+    run = AsyncPPO("CartPole-v1", make_ppo(), num_workers=0, run_folder=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^sinks must be a list of objects"):
+        run.run(sinks=object())
+    assert not (tmp_path / "run").exists()
+
+
+class EndsByItself(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (4,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 1.0, True, False, {}
+
+
+def test_async_ppo_takes_an_env_that_ends_by_itself():
+    with pytest.raises(EnvError, match="ends_by_itself=True"):
+        AsyncPPO(EndsByItself, make_ppo(), num_workers=0)
+    ppo = make_ppo(batch_size=4)
+    run = AsyncPPO(EndsByItself, ppo, num_envs=2, steps=4, num_workers=0, ends_by_itself=True)
+    assert run.run()["mean_return"] == 1.0
+
+
+class Limited(EndsByItself):
+    def __init__(self):
+        self.max_steps = 40
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AsyncPPO(Limited, make_ppo(), num_workers=0, max_episode_steps=41),
+        lambda: EnvVectorizer(Limited, 1, num_workers=0, max_episode_steps=41),
+    ],
+)
+def test_what_the_user_should_know_about_the_env_is_a_warning(make):
+    with pytest.warns(UserWarning, match="^Limited ends its episodes itself after 40 steps") as caught:
+        make()
+    assert [warning.filename for warning in caught] == [__file__]  # the line that made the object
+
+
 def test_sinks_get_the_metrics_of_every_update():
     class Recorder:
         def __init__(self):

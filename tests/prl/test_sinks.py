@@ -12,7 +12,7 @@ import pytest
 from test_files import largest_file
 
 import prl
-from prl.config.train_config import TrainConfig
+from prl.config.train_config import ConfigError, TrainConfig
 from prl.run.files import WriteError
 from prl.run.sinks import CsvSink, FaultTolerantSink, TensorBoardSink, open_sink
 from prl.run.train import train
@@ -69,6 +69,41 @@ def test_a_sink_of_the_caller_gets_updates_and_evaluations(tmp_path):
     assert [metrics["eval/timesteps"] for _, metrics in evaluations] == [steps for steps, _ in evaluations]
     assert evaluations[-1][0] == summary["timesteps"]
     assert sink.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("sinks", "got"),
+    [
+        (Recording(), "got one Recording; a single sink is sinks=[sink]"),
+        ([Recording(), len], "got one builtin_function_or_method in it"),
+        ([Recording], "got the class Recording in it"),
+    ],
+)
+def test_what_is_no_list_of_sinks_is_refused_before_anything_is_written(sinks, got, tmp_path):
+    with pytest.raises(ConfigError, match=r"^sinks must be a list of objects with ") as error:
+        train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=sinks)
+    assert str(error.value).endswith(got)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_object_that_is_passed_twice_is_one_sink(tmp_path):
+    sink = Recording()
+    summary = train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[sink, sink])
+    assert len(sink.calls) == summary["iterations"]
+    assert sink.closed == 1
+
+
+def test_a_run_that_ends_while_its_sinks_are_opened_is_summarised(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prl.run.recorder.open_sink", interrupted)
+    sink = Recording()
+    with pytest.raises(KeyboardInterrupt):
+        train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[sink])
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
+    assert (tmp_path / "run/weights/policy.safetensors").is_file()
+    assert (sink.calls, sink.closed) == ([], 1)
 
 
 def test_a_failing_sink_is_left_out_and_changes_nothing(tmp_path):
