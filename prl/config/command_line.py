@@ -37,6 +37,7 @@ def parse(
 
     Raises:
         ConfigError: a flag, key or value is wrong.
+        TypeError: a field of the dataclass has no default or no line under `Attributes:`.
         SystemExit: `--help` was asked for and printed.
     """
     hints = get_type_hints(config_class)
@@ -100,6 +101,7 @@ def _parser(
     config_class: type[Any], hints: Mapping[str, Any], prog: str, positional: str | None
 ) -> ArgumentParser:
     help_of = _help_texts(config_class)
+    _check_fields(config_class, help_of, positional)
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} {positional.upper() + ' ' if positional else ''}[flags]",
@@ -139,6 +141,17 @@ def _help_texts(config_class: type[Any]) -> dict[str, str]:
             texts.setdefault(param.arg_name, text)
     fields = {item.name for item in dataclasses.fields(config_class)}
     return {name: text for name, text in texts.items() if name in fields}
+
+
+def _check_fields(config_class: type[Any], help_of: Mapping[str, str], positional: str | None) -> None:
+    """Tell who writes a command what is missing for a field to become a flag."""
+    for item in dataclasses.fields(config_class):
+        name = f"{config_class.__name__}.{item.name}"
+        defaults = (item.default, item.default_factory)
+        if item.name != positional and all(default is dataclasses.MISSING for default in defaults):
+            raise TypeError(f"{name} needs a default: a flag can be left out")
+        if not help_of.get(item.name):
+            raise TypeError(f"{name} needs a line under `Attributes:` in the docstring, its help text")
 
 
 def _flag(name: str) -> str:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import datetime
+import importlib
+import math
+from collections.abc import Sequence
+from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 
-from prl.commands.benchmark import BenchmarkConfig
-from prl.commands.play import PlayConfig
-from prl.commands.plot import PlotConfig
+from prl.commands.main import COMMANDS
 from prl.config.command_line import parse, read_config
 from prl.config.train_config import ConfigError, TrainConfig, to_yaml, unwritable_settings
 from prl.config.yaml_format import dump, load
@@ -49,14 +51,15 @@ def test_flags_become_fields_of_the_right_type(tmp_path):
     )
 
 
-@pytest.mark.parametrize("config_class", [TrainConfig, BenchmarkConfig, PlayConfig, PlotConfig])
-def test_every_field_has_a_flag_and_a_help_text(config_class, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_field_has_a_flag_and_a_help_text(name, capsys):
+    command = importlib.import_module(f"prl.commands.{name.replace('-', '_')}").COMMAND
     with pytest.raises(SystemExit) as stop:
-        parse(config_class, ["--help"], prog="x")
+        parse(command.config_class, ["--help"], prog="x", positional=command.positional)
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for item in dataclasses.fields(config_class):
-        flag = "--" + item.name.replace("_", "-")
+    for item in dataclasses.fields(command.config_class):
+        flag = item.name if item.name == command.positional else "--" + item.name.replace("_", "-")
         _, found, text = shown.partition(f"\n  {flag} ")
         if not found:
             _, found, text = shown.partition(f"\n  {flag},")
@@ -64,6 +67,59 @@ def test_every_field_has_a_flag_and_a_help_text(config_class, capsys):
         described = text.partition("\n  --")[0].split("(type:")[0].split("(default:")[0]
         assert len(described.split()) > 1, flag
     assert "None" not in shown.partition("options:")[2]  # which is called null in files and flags
+
+
+@dataclasses.dataclass
+class NoDefault:
+    """A command.
+
+    Attributes:
+        a: with a help text.
+    """
+
+    a: int
+
+
+@dataclasses.dataclass
+class NoHelp:
+    """A command.
+
+    Attributes:
+        a: with a help text.
+    """
+
+    a: int = 1
+    b: int = 2
+
+
+@pytest.mark.parametrize(
+    ("config_class", "message"),
+    [(NoDefault, r"NoDefault\.a needs a default"), (NoHelp, r"NoHelp\.b needs a line under `Attributes:`")],
+)
+def test_who_writes_a_command_is_told_what_a_field_lacks(config_class, message):
+    with pytest.raises(TypeError, match=message):
+        parse(config_class, [], prog="x")
+
+
+def test_the_positional_field_needs_no_default():
+    assert parse(NoDefault, ["3"], prog="x", positional="a") == NoDefault(3)
+
+
+def _numbers():
+    """Every setting that is a number or numbers, each with a value that no setting may have."""
+    for name, hint in get_type_hints(TrainConfig).items():
+        kinds = {hint, *get_args(hint)}
+        if int in kinds or float in kinds:
+            bad = -(10**9)
+            yield name, (bad,) if get_origin(hint) is Sequence else bad
+        if float in kinds:
+            yield name, math.nan
+
+
+@pytest.mark.parametrize(("name", "value"), list(_numbers()))
+def test_every_number_has_a_rule(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} must be "):
+        TrainConfig(**{"env_id": "A", name: value})
 
 
 def test_help_texts_are_inherited(capsys):
