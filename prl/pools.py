@@ -8,6 +8,7 @@ from workers.cores import usable_cores
 from workers.env_specs import register_on_import
 from workers.envs import EnvFactory
 from workers.inline_pool import InlinePool
+from workers.pool import EnvPool
 from workers.process_pool import ProcessPool, Transport
 
 register_on_import("prl/", "prl.chain")
@@ -21,7 +22,7 @@ def make_pool(
     step_timeout: float = 60.0,
     pin_workers: bool = True,
     start_timeout: float = 120.0,
-) -> InlinePool | ProcessPool:
+) -> EnvPool:
     """The pool for a number of workers.
 
     Args:
