@@ -35,7 +35,12 @@ class ActionHead(Protocol):
     action_space: gym.Space[Any]
     """Of actions, as they are drawn and stored; env actions are in the env's space."""
     maskable: bool
-    """Whether every output is the logit of a choice, so that a mask can rule it out; a Box has none."""
+    """Whether every output is the logit of a choice, so that a mask can rule it out; a Box has none.
+
+    `sample`, `mode`, `log_prob` and `entropy` then get outputs that are masked already, by
+    `learner.masks.mask_outputs`: what is ruled out has the logit -1e8. Its probability is exactly 0, and
+    unlike -inf it makes no NaN of 0 * log(0) in an entropy. `has_choice` alone sees the mask itself.
+    """
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """Noise f32[rows, K] for `sample`."""
