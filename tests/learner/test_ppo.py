@@ -37,10 +37,10 @@ SPACES = [gym.spaces.Discrete(3), gym.spaces.Box(-2.0, 1.0, (2,), np.float32)]
 UNCLIPPED = 1e9
 
 
-@pytest.fixture(autouse=True, params=["by hand", "by autograd"])
+@pytest.fixture(autouse=True, params=["by-hand", "by-autograd"])
 def kind_of_step(request, monkeypatch):
     """Everything here holds for both kinds of optimiser steps."""
-    if request.param == "by autograd":
+    if request.param == "by-autograd":
         monkeypatch.setattr("learner.fused_step.fits", lambda policy: False)
 
 

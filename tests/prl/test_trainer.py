@@ -197,8 +197,11 @@ def test_a_state_from_before_the_first_round_will_do(factory, num_steps):
 
 
 @pytest.mark.parametrize("num_steps", [None, 7])
-def test_a_state_stays_what_it_was_while_trainers_go_on(factory, num_steps):
+@pytest.mark.parametrize("step", ["by-hand", "by-autograd"])
+def test_a_state_stays_what_it_was_while_trainers_go_on(factory, num_steps, step, monkeypatch):
     """The one it is of, and those that start from it: each of these gives the same weights."""
+    if step == "by-autograd":
+        monkeypatch.setattr("learner.fused_step.fits", lambda policy: False)
     found = []
     with InlinePool(factory, 5) as pool:
         straight = make_trainer(pool, factory, num_steps=num_steps)
