@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learner.errors import NoLegalAction, NonFiniteError
-from learner.numpy_mlp import forward_only
+from learner.numpy_mlp import ForwardOnly
 from learner.policy import ActorCritic
 
 Array = npt.NDArray[Any]
@@ -32,7 +32,7 @@ class Actor:
     def __init__(self, policy: ActorCritic) -> None:
         self.policy = policy
         self.head = policy.head
-        self._actor, self._critic = forward_only(policy.actor), forward_only(policy.critic)
+        self._actor, self._critic = ForwardOnly(policy.actor), ForwardOnly(policy.critic)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """The noise for `rows` rows, f32[rows, K]; see `ActionHead.draw_noise`."""

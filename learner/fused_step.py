@@ -37,13 +37,15 @@ _BETA1, _BETA2 = 0.9, 0.999  # Kingma and Ba 2015, as in torch.optim.Adam
 
 def fits(policy: ActorCritic) -> bool:
     """Whether there is a step by hand for a policy: separate MLPs on the CPU, a head of a single space."""
+    parameters = [*policy.actor.parameters(), *policy.head.parameters(), *policy.critic.parameters()]
     return (
         type(policy) is ActorCritic
-        and policy.device.type == "cpu"
         and not policy.encoder.is_trainable
         and is_plain_mlp(policy.actor)
         and is_plain_mlp(policy.critic)
         and head_gradient(policy.head, *[[np.zeros(0, np.float32)]] * 2) is not None
+        and len({id(parameter) for parameter in parameters}) == len(parameters)  # actor and critic share none
+        and all(p.requires_grad and p.dtype is torch.float32 for p in parameters)
     )
 
 
@@ -65,6 +67,7 @@ class FlatParameters:
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = parameters
         size = sum(parameter.numel() for parameter in parameters)
         self.values = np.empty(size, np.float32)
         self.gradients = np.zeros(size, np.float32)
@@ -80,9 +83,19 @@ class FlatParameters:
             self.gradient_views.append(self.gradients[start:stop].reshape(parameter.shape))
             parameter.grad = torch.from_numpy(self.gradient_views[-1])
 
+    def holds(self, parameters: list[nn.Parameter]) -> bool:
+        """Whether these are the parameters, and their memory is still the one array."""
+        return len(parameters) == len(self._parameters) and all(
+            one is other and one.data_ptr() == view.ctypes.data
+            for one, other, view in zip(parameters, self._parameters, self.views, strict=True)
+        )
+
 
 class FusedStep:
     """Implements `GradientStep` for policies that it `fits`.
+
+    Whoever copies a policy, moves it, or makes a second learner for it parts its tensors from the array. So
+    each update begins by looking whether they still are together, and brings them together again.
 
     Args:
         policy: whose weights are moved; their memory is from now on one array.
@@ -90,7 +103,14 @@ class FusedStep:
     """
 
     def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+        self._policy = policy
         self._config = config
+        self._bind()
+        self._adam = _Adam(self._flat.values.size)
+
+    def _bind(self) -> None:
+        """Take the policy's tensors into one array."""
+        policy = self._policy
         actor, critic = trainable_parameters(policy)
         self._flat = flat = FlatParameters(actor + critic)
         self._num_actor = sum(parameter.numel() for parameter in actor)
@@ -103,11 +123,21 @@ class FusedStep:
         head = head_gradient(policy.head, views[of_head], gradients[of_head])
         assert head is not None, "fits() says so"
         self._head = head
-        self._masks = policy.masks
-        self._adam = _Adam(flat)
 
     def adapt(self, batch: Batch[torch.Tensor]) -> Batch[Array]:
-        """See `GradientStep`."""
+        """See `GradientStep`.
+
+        Raises:
+            ValueError: the networks were replaced by others, or moved, since the step was made.
+        """
+        actor, critic = trainable_parameters(self._policy)
+        if not self._flat.holds(actor + critic):
+            size = sum(parameter.numel() for parameter in actor + critic)
+            if not fits(self._policy) or size != self._flat.values.size:
+                raise ValueError(
+                    "the policy's networks were replaced or moved after its learner was made: make a new one"
+                )
+            self._bind()
         return batch.map(lambda tensor: tensor.numpy())
 
     def gradient(self, batch: Batch[Array], clip_range: float) -> StepStatistics:
@@ -119,7 +149,7 @@ class FusedStep:
         config = self._config
         of_actor = self._actor.forward(batch.inputs)
         of_critic = self._critic.forward(batch.inputs)
-        outputs = self._masks.apply_numpy(of_actor[-1], batch.masks)
+        outputs = self._policy.masks.apply_numpy(of_actor[-1], batch.masks)
         log_probs, entropies = self._head.evaluate(outputs, batch.actions)
         advantages = _normalized(batch.advantages) if config.normalize_advantage else batch.advantages
         log_ratio = log_probs - batch.log_probs
@@ -128,7 +158,7 @@ class FusedStep:
         errors, of_values = _squared_errors(of_critic[-1][:, 0], batch, config.clip_range_vf)
         rows = len(batch)
         of_outputs = self._head.backward(of_log_probs / np.float32(-rows), -config.ent_coef / rows)
-        self._actor.backward(of_actor, self._masks.apply_numpy_gradient(of_outputs, batch.masks))
+        self._actor.backward(of_actor, self._policy.masks.apply_numpy_gradient(of_outputs, batch.masks))
         self._critic.backward(of_critic, of_values[:, None] * np.float32(config.vf_coef / rows))
         deviation = np.abs(ratio - np.float32(1.0))
         return StepStatistics(
@@ -150,7 +180,7 @@ class FusedStep:
             scale = self._config.max_grad_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
             if scale < 1.0:
                 gradients *= np.float32(scale)
-            self._adam.step(self._num_actor, actor_lr, critic_lr)
+            self._adam.step(self._flat, self._num_actor, actor_lr, critic_lr)
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,23 +220,29 @@ def _squared_errors(values: Floats, batch: Batch[Array], clip_range: float | Non
         return squares, errors
     clipped = batch.values + np.clip(values - batch.values, np.float32(-clip_range), np.float32(clip_range))
     of_clipped: Floats = np.square(clipped - batch.returns)
-    slope = np.where(squares < of_clipped, np.float32(0.0), errors)
+    # Within its range a value is not clipped, but old + (V - old) is V only up to rounding.
+    is_clipped = (squares < of_clipped) & (np.abs(values - batch.values) > np.float32(clip_range))
+    slope = np.where(is_clipped, np.float32(0.0), errors)
     return np.maximum(squares, of_clipped), slope
 
 
 class _Adam:
-    """Kingma and Ba 2015, with one step size for the first parameters and another for the rest."""
+    """Kingma and Ba 2015, with one step size for the first parameters and another for the rest.
 
-    def __init__(self, flat: FlatParameters) -> None:
-        self._flat = flat
+    Args:
+        size: P, of the parameters.
+    """
+
+    def __init__(self, size: int) -> None:
         self._steps = 0
-        self._mean = np.zeros_like(flat.values)
-        self._square = np.zeros_like(flat.values)
-        self._scratch = np.empty_like(flat.values)
+        self._mean = np.zeros(size, np.float32)
+        self._square = np.zeros(size, np.float32)
+        self._scratch = np.empty(size, np.float32)
 
-    def step(self, num_first: int, first_lr: float, rest_lr: float) -> None:
+    def step(self, flat: FlatParameters, num_first: int, first_lr: float, rest_lr: float) -> None:
+        """Move `flat.values` by `flat.gradients`."""
         self._steps += 1
-        gradients, scratch = self._flat.gradients, self._scratch
+        gradients, scratch = flat.gradients, self._scratch
         self._mean *= np.float32(_BETA1)
         self._mean += np.multiply(gradients, np.float32(1.0 - _BETA1), out=scratch)
         self._square *= np.float32(_BETA2)
@@ -220,13 +256,15 @@ class _Adam:
         unbiased = 1.0 - _BETA1**self._steps
         scratch[:num_first] *= np.float32(first_lr / unbiased)
         scratch[num_first:] *= np.float32(rest_lr / unbiased)
-        self._flat.values -= scratch
+        flat.values -= scratch
 
     def state_dict(self) -> dict[str, Any]:
+        """Moments and the number of steps."""
         moments = {"mean": torch.from_numpy(self._mean), "square": torch.from_numpy(self._square)}
         return {"steps": self._steps, **moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
         self._steps = state["steps"]
         self._mean[:] = state["mean"].numpy()
         self._square[:] = state["square"].numpy()

@@ -76,6 +76,10 @@ class AutogradStep:
 
     def gradient(self, batch: Batch[torch.Tensor], clip_range: float) -> StepStatistics:
         """See `GradientStep`."""
+        with torch.enable_grad():  # an env in this process may have switched it off
+            return self._gradient(batch, clip_range)
+
+    def _gradient(self, batch: Batch[torch.Tensor], clip_range: float) -> StepStatistics:
         config, head = self._config, self._policy.head
         outputs, values = self._policy.outputs_and_values(batch.inputs, batch.masks)
         log_ratio = head.log_prob(outputs, batch.actions) - batch.log_probs

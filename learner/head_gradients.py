@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead
+from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead, segments_of
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -43,38 +43,40 @@ class CategoricalGradient:
     """
 
     def __init__(self, nvec: npt.NDArray[np.int64]) -> None:
-        stops = np.cumsum(nvec)
-        self._columns = [slice(int(stop - n), int(stop)) for stop, n in zip(stops, nvec, strict=True)]
+        self._segments = segments_of(nvec)
+        starts = np.cumsum(nvec) - nvec
+        self._starts = starts  # of each component's logits
 
     def evaluate(self, outputs: Floats, actions: Array) -> tuple[Floats, Floats]:
         """See `HeadGradient`."""
-        rows = np.arange(len(outputs))
-        self._rows = rows
-        self._chosen = actions.reshape(len(outputs), len(self._columns))
+        rows = len(outputs)
+        self._chosen = actions.reshape(rows, len(self._starts)) + self._starts
         self._log_probs = np.empty_like(outputs)
-        self._entropies = []
-        log_prob = np.zeros(len(outputs), np.float32)
-        for component, columns in enumerate(self._columns):
-            logits = outputs[:, columns]
-            log_probs = logits - logits.max(axis=1, keepdims=True)
-            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
-            self._log_probs[:, columns] = log_probs
-            log_prob += log_probs[rows, self._chosen[:, component]]
-        self._probs = np.exp(self._log_probs)
-        weighted = self._probs * self._log_probs
-        self._entropies = [-weighted[:, columns].sum(axis=1) for columns in self._columns]
-        return log_prob, np.sum(self._entropies, axis=0)
+        self._entropies = np.empty((rows, len(self._starts)), np.float32)
+        for columns, components, count, n in self._segments:
+            log_probs = outputs[:, columns].reshape(rows, count, n)
+            log_probs = log_probs - log_probs.max(axis=2, keepdims=True)
+            probs = np.exp(log_probs)
+            total = probs.sum(axis=2, keepdims=True)
+            log_probs -= np.log(total)
+            probs /= total
+            self._log_probs[:, columns] = log_probs.reshape(rows, count * n)
+            np.einsum("bcn,bcn->bc", probs, log_probs, out=self._entropies[:, components])
+        np.negative(self._entropies, out=self._entropies)
+        chosen = np.take_along_axis(self._log_probs, self._chosen, axis=1)
+        return chosen.sum(axis=1), self._entropies.sum(axis=1)
 
     def backward(self, of_log_probs: Floats, of_entropy: float) -> Floats:
         """See `HeadGradient`."""
-        gradient = np.empty_like(self._probs)
-        for component, columns in enumerate(self._columns):
-            # d log p(a) / d logits = onehot(a) - p;  d H / d logits = -p (log p + H)
-            surprise = self._log_probs[:, columns] + self._entropies[component][:, None]
-            surprise *= -of_entropy
-            surprise -= of_log_probs[:, None]
-            np.multiply(self._probs[:, columns], surprise, out=gradient[:, columns])
-            gradient[self._rows, columns.start + self._chosen[:, component]] += of_log_probs
+        # d log p(a) / d logits = onehot(a) - p;  d H / d logits = -p (log p + H)
+        rows = len(self._log_probs)
+        gradient = np.exp(self._log_probs)
+        for columns, components, count, n in self._segments:
+            surprise = self._log_probs[:, columns].reshape(rows, count, n)
+            surprise = (surprise + self._entropies[:, components, None]) * np.float32(-of_entropy)
+            surprise -= of_log_probs[:, None, None]
+            gradient[:, columns] *= surprise.reshape(rows, count * n)
+        gradient[np.arange(rows)[:, None], self._chosen] += of_log_probs[:, None]
         return gradient
 
 

@@ -160,7 +160,7 @@ class MultiCategoricalHead(nn.Module):
         self._start = start
         self._shape = nvec.shape
         self._env_dtype = space.dtype
-        self._segments = _segments_of(nvec)
+        self._segments = segments_of(nvec)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """See `ActionHead`."""
@@ -218,7 +218,7 @@ class MultiCategoricalHead(nn.Module):
         return legal
 
 
-def _segments_of(nvec: Array) -> list[_Segment]:
+def segments_of(nvec: Array) -> list[_Segment]:
     segments, column, component = [], 0, 0
     for n, same in groupby(nvec.ravel().tolist()):
         count = len(list(same))

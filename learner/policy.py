@@ -15,7 +15,7 @@ from learner.encoders import CustomEncoder, Encoder, make_encoder
 from learner.masks import make_masks
 from learner.networks import ACTIVATIONS, mlp
 from learner.normalize import ObservationNormalizer
-from learner.numpy_mlp import forward_only
+from learner.numpy_mlp import ForwardOnly
 
 Array = npt.NDArray[Any]
 
@@ -110,7 +110,7 @@ class ActorCritic(nn.Module):
     def values_without_grad(self, rows: Tensor) -> Tensor:
         """V(obs), f32[S], for rows [S, *O], which may be none; chunk by chunk, which bounds the memory."""
         features = (self.encoder(self.encoder.preprocess(chunk)) for chunk in _chunks(rows))
-        critic = forward_only(self.critic)
+        critic = ForwardOnly(self.critic)
         return torch.cat([critic(chunk).squeeze(1) for chunk in features])
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class ActorCritic(nn.Module):
         Returns:
             log pi(a|s) f32[S] and V(s) f32[S].
         """
-        actor, critic = forward_only(self.actor), forward_only(self.critic)
+        actor, critic = ForwardOnly(self.actor), ForwardOnly(self.critic)
         log_probs, values = [], []
         size = _rows_per_chunk(inputs)
         for chunk in zip(inputs.split(size), masks.split(size), actions.split(size), strict=True):

@@ -56,6 +56,7 @@ class PPOLearner:
         return copy.deepcopy(
             {
                 "policy": self.policy.state_dict(),
+                "step": type(self._step).__name__,
                 "optimizer": self._step.state_dict(),
                 "rewards": self._rewards.state_dict(),
                 "exploration": self.exploration.state_dict(),
@@ -64,7 +65,14 @@ class PPOLearner:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: the state is of another kind of optimiser step; nothing has changed.
+        """
+        kind = type(self._step).__name__
+        if state["step"] != kind:
+            raise ValueError(f"the state is of a learner with the step {state['step']}, not {kind}")
         state = copy.deepcopy(state)  # Adam would keep, and change, the very tensors that it is given
         self.policy.load_state_dict(state["policy"])
         self._step.load_state_dict(state["optimizer"])

@@ -450,15 +450,15 @@ MUTATIONS = (
     Mutation(
         "by hand: a clipped value still has a gradient",
         "learner/fused_step.py",
-        "np.where(squares < of_clipped, np.float32(0.0), errors)",
+        "np.where(is_clipped, np.float32(0.0), errors)",
         "errors",
         ("learner/test_fused_step.py",),
     ),
     Mutation(
         "by hand: the entropy's gradient without the entropy",
         "learner/head_gradients.py",
-        "self._log_probs[:, columns] + self._entropies[component][:, None]",
-        "self._log_probs[:, columns].copy()",
+        "(surprise + self._entropies[:, components, None])",
+        "surprise",
         ("learner/test_fused_step.py",),
     ),
     Mutation(

@@ -1,6 +1,8 @@
 """The step by hand: gradients are autograd's, weights after updates too, and it is used where it fits."""
 
 import copy
+import dataclasses
+import pickle
 
 import gymnasium as gym
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from learner.actor import Actor
 from learner.exploration import NoExplorationUpdate
 from learner.fused_step import FusedStep, fits
 from learner.gradient_step import AutogradStep, trainable_parameters
 from learner.minibatches import Batch
+from learner.numpy_mlp import ForwardOnly
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
@@ -207,3 +211,122 @@ def test_the_policys_tensors_are_the_ones_that_move():
     for name, tensor in learner.policy.named_parameters():
         assert tensor is tensors[name]
         assert not torch.equal(tensor, before[name]), name
+
+
+def trained(learner, seed=0):
+    """Whether an update moves every parameter of the learner's policy."""
+    before = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
+    learner.optimize(make_batch(make_policy(ACTIONS["categorical"]), 16, seed), np.random.default_rng(seed))
+    return all(not torch.equal(p, before[name]) for name, p in learner.policy.named_parameters())
+
+
+def small_learner(policy=None):
+    policy = policy or make_policy(ACTIONS["categorical"])
+    return PPOLearner(policy, PPOConfig(num_epochs=1, minibatch_size=8), make_step=FusedStep)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda policy: policy.double().float(),
+        lambda policy: policy.share_memory(),
+        lambda policy: policy.load_state_dict(copy.deepcopy(policy.state_dict()), assign=True),
+        lambda policy: [setattr(p, "data", p.data.clone()) for p in policy.parameters()],
+        lambda policy: policy.actor.__setitem__(4, nn.Linear(6, 3)),
+        small_learner,
+    ],
+    ids=["there and back", "shared memory", "assign", "data", "another layer", "second learner"],
+)
+def test_tensors_that_were_parted_from_the_array_are_trained_all_the_same(part):
+    learner = small_learner()
+    actor = Actor(learner.policy)
+    assert trained(learner)
+    part(learner.policy)
+    assert trained(learner)
+    obs = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    noise = learner.policy.head.draw_noise(np.random.default_rng(1), 64)
+    assert (actor.act(obs, noise) == Actor(learner.policy).act(obs, noise)).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda learner: pickle.loads(pickle.dumps(learner))])
+def test_a_copy_of_a_learner_trains_and_leaves_the_original_alone(copied):
+    learner = small_learner()
+    assert trained(learner)
+    twin, before = copied(learner), copy.deepcopy(learner.policy.state_dict())
+    assert trained(twin, seed=1)
+    assert all(torch.equal(p, before[name]) for name, p in learner.policy.state_dict().items())
+    assert trained(learner, seed=1)
+    for one, other in zip(learner.policy.parameters(), twin.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_copied_actor_acts_with_the_weights_of_its_copy():
+    actor = Actor(make_policy(ACTIONS["gaussian"]))
+    twin = copy.deepcopy(actor)
+    obs = np.ones((3, 5), np.float32)
+    before = actor.act(obs, None)
+    with torch.no_grad():
+        for parameter in twin.policy.parameters():
+            parameter.zero_()
+    assert (twin.act(obs, None) == 0.0).all()
+    assert (actor.act(obs, None) == before).all()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda policy: policy.double(), lambda policy: policy.actor.__setitem__(0, nn.Linear(5, 9))]
+)
+def test_networks_that_no_longer_fit_are_named(change):
+    learner = small_learner()
+    change(learner.policy)
+    with pytest.raises(ValueError, match="make a new one"):
+        trained(learner)
+
+
+def tie(policy):
+    policy.critic[0] = policy.actor[0]
+
+
+def tie_within(policy):
+    policy.actor[2] = policy.actor[4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        tie,
+        tie_within,
+        lambda policy: policy.actor[0].requires_grad_(False),
+        lambda policy: policy.actor.__setitem__(0, nn.Linear(5, 8, bias=False)),
+        lambda policy: policy.actor[1].register_forward_hook(lambda *_: None),
+    ],
+    ids=["actor and critic share", "layers share", "frozen", "no bias", "hook"],
+)
+def test_unusual_networks_go_by_autograd(change):
+    policy = ActorCritic(VECTOR, ACTIONS["categorical"], (8, 8, 8))
+    change(policy)
+    assert not fits(policy)
+    obs = torch.ones(4, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(ForwardOnly(policy.actor)(obs), policy.actor(obs))
+
+
+def test_a_value_clip_that_clips_nothing_changes_nothing():
+    """Even though old + (V - old) is V only up to rounding."""
+    weights = []
+    for clip_range in (None, 1e6):
+        policy = make_policy(ACTIONS["categorical"])
+        learner = PPOLearner(policy, PPOConfig(clip_range_vf=clip_range), make_step=FusedStep)
+        batch = make_batch(policy, 200)
+        batch = dataclasses.replace(batch, values=batch.values + 100.0, returns=batch.returns * 10.0)
+        learner.optimize(batch, np.random.default_rng(0))
+        weights.append(torch.cat([p.detach().ravel() for p in policy.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0.0, atol=1e-6)
+
+
+def test_a_state_of_the_other_kind_of_step_is_refused_before_anything_changes():
+    learner = small_learner()
+    other = PPOLearner(make_policy(ACTIONS["categorical"], seed=9), PPOConfig(), make_step=AutogradStep)
+    before = copy.deepcopy(learner.policy.state_dict())
+    with pytest.raises(ValueError, match="AutogradStep, not FusedStep"):
+        learner.load_state_dict(other.state_dict())
+    assert all(torch.equal(p, before[name]) for name, p in learner.policy.state_dict().items())
