@@ -18,3 +18,8 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 """f32[G]."""
+
+
+def detached(value: Any) -> Any:
+    """A tensor of PyTorch without its gradient, with which it makes no array; other values as they are."""
+    return value.detach() if hasattr(value, "detach") else value

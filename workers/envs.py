@@ -35,9 +35,9 @@ from workers.trial_env import (
     has_mask_in_observation,
     has_time_limit,
     ignored_observations,
+    process_kept,
     shorter_limit,
     stateful_wrappers,
-    working_directory_kept,
 )
 from workers.wrappers import ActionMask, NamedWrapper, NumericObservation, PlainActionMask
 
@@ -115,7 +115,7 @@ def env_factory(
     Raises:
         EnvError: in one line, why the env cannot be used.
     """
-    with working_directory_kept(), seeded_globally(0):
+    with process_kept(), seeded_globally(0):
         build, name = _builder(env, dict(env_kwargs or {}), _checked_limit(max_episode_steps))
         if wrappers:
             build = WithWrappers(build, tuple(NamedWrapper(text) for text in wrappers))

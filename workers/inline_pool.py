@@ -16,7 +16,7 @@ from workers.frames import SEED_DTYPE
 from workers.global_random import GlobalGenerators
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.slab import SlabLayout
-from workers.trial_env import working_directory_kept
+from workers.trial_env import process_kept
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class InlinePool:
         self._closed = False
         self._generators = GlobalGenerators()
         try:
-            with working_directory_kept():
+            with process_kept():
                 self._block = EnvBlock(factory, 0, self._slab, before_use=self._generators.put_aside)
         except EnvFailure as error:
             raise self._failure("start", error) from error

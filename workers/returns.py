@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from workers.arrays import detached
 from workers.errors import shown
 
 RESET_VALUES = ("observation", "info")
@@ -179,7 +180,7 @@ def _only_element(value: Any, name: str, wanted: str) -> Any:
     if value is None or isinstance(value, str | bytes | Mapping):
         return value
     try:
-        array = np.asarray(value)
+        array = np.asarray(detached(value))
     except Exception:  # `__array__` is the user's code, and lists may be ragged
         return value
     if array.dtype.kind not in "biufO" or np.ma.is_masked(value):

@@ -19,11 +19,17 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from workers.arrays import Array
+from workers.arrays import Array, detached
 from workers.casts import cast_exactly
 from workers.errors import describe, shown
 
+MASK_KEY = "action_mask"
+"""In `info`, or at the top of a Dict observation: which actions are legal."""
+
+IGNORE_MASKS = "--no-action-masks (use_action_masks=False) ignores masks"
+
 _MaskedArray = np.ma.MaskedArray
+_MASK_PATH = f"[{MASK_KEY!r}]"
 Elements: TypeAlias = "list[Any] | Array"
 
 
@@ -120,7 +126,8 @@ class Leaf:
         if not dtype.isnative:
             dtype = dtype.newbyteorder("=")
         label = f"observation{path}" if path else "an observation"
-        return cls(label, space, tuple(space.shape or ()), dtype, _check_of(space, dtype))
+        is_valid = _zeros_and_ones if path == _MASK_PATH else _check_of(space, dtype)
+        return cls(label, space, tuple(space.shape or ()), dtype, is_valid)
 
     @property
     def nbytes(self) -> int:
@@ -148,6 +155,9 @@ class Leaf:
     def error_for(self, value: Any) -> RowError:
         """What is wrong with a value for which `is_valid` is false."""
         array = np.asarray(value)
+        if self.label == f"observation{_MASK_PATH}":
+            found = shown(array.tolist())
+            return RowError(f"{self.label} with other numbers than 0 and 1: {found}; {IGNORE_MASKS}")
         if self.dtype.kind != "f":
             return RowError(f"{self.label} outside of its space {self.space}: {shown(array.tolist())}")
         index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
@@ -160,7 +170,7 @@ class Leaf:
 
     def _converted(self, value: Any) -> Array:
         try:
-            array = np.asarray(value)
+            array = np.asarray(detached(value))
         except Exception as error:  # `__array__` is the user's code, and lists may be ragged
             raise RowError(f"{self.label} that is no array: {describe(error)}") from error
         if array is not value and isinstance(value, _MaskedArray) and np.ma.is_masked(value):
@@ -329,6 +339,10 @@ def _within(low: Any, high: Any) -> Callable[[Array], bool]:
         return bool(((values >= low) & (values <= high)).all())
 
     return is_valid
+
+
+def _zeros_and_ones(values: Array) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _at(index: tuple[int, ...]) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,9 +18,9 @@ from workers.env_compare import AnyEnv, layers
 from workers.env_specs import OLD_GYM_ADVICE, is_old_gym_env, spec_of
 from workers.errors import USER_ERRORS, EnvError, one_line
 from workers.returns import api_error, reset_values
-from workers.rows import has_numbers, is_numeric
+from workers.rows import IGNORE_MASKS, MASK_KEY, has_numbers, is_numeric
 from workers.rows import leaves as space_leaves
-from workers.wrappers import MASK_KEY, has_choices, mask_length, mask_of
+from workers.wrappers import has_choices, mask_length, mask_of
 
 # Attributes by which envs limit their episodes themselves: MiniGrid and many others, Meta-World.
 _OWN_LIMITS = ("max_steps", "max_episode_steps", "_max_episode_steps", "max_path_length")
@@ -32,18 +33,23 @@ _STATEFUL: dict[type[AnyEnv], str] = {
 
 
 @contextlib.contextmanager
-def working_directory_kept() -> Iterator[None]:
-    """Go back to the working directory at the end: constructors of envs may leave it."""
+def process_kept() -> Iterator[None]:
+    """Go back to the working directory and to `sys.stdout` and `sys.stderr` at the end.
+
+    Constructors of envs may leave the one and replace the others.
+    """
+    streams = sys.stdout, sys.stderr
     try:
         before = os.getcwd()
     except OSError:  # it was deleted
-        yield
-        return
+        before = None
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.chdir(before)
+        sys.stdout, sys.stderr = streams
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(before)
 
 
 def build_trial(name: str, build: Builder) -> AnyEnv:
@@ -111,7 +117,9 @@ def gives_mask_in_info(name: str, trial: AnyEnv) -> bool:
     if length is None and info[MASK_KEY] is None:
         return False
     if length is None:
-        raise EnvError(f"{name} gives an {MASK_KEY!r}, but parts of its actions cannot be masked (Box)")
+        raise EnvError(
+            f"{name} gives an {MASK_KEY!r}, but parts of its actions cannot be masked (Box); {IGNORE_MASKS}"
+        )
     try:
         mask_of(info, length)
     except ValueError as error:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.utils import RecordConstructorArgs
 
+from workers.arrays import detached
 from workers.errors import USER_ERRORS, EnvError, describe, one_line, shown
 from workers.returns import ReturnError, flag_of, reset_values, step_values
-from workers.rows import leaves, numeric_part, select_numeric
+from workers.rows import IGNORE_MASKS, MASK_KEY, leaves, numeric_part, select_numeric
 
 AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
-MASK_KEY = "action_mask"
 PLAIN_MASK_KEY = "plain_action_mask"
 
 
@@ -162,14 +162,20 @@ def mask_of(info: Any, length: int) -> npt.NDArray[np.int8]:
         raise ReturnError(f"info has no {MASK_KEY!r}, though the one of the first reset had")
     name = f"info[{MASK_KEY!r}]"
     try:
-        mask = np.asarray(info[MASK_KEY])
+        mask = np.asarray(detached(info[MASK_KEY]))
+        if mask.dtype.kind == "O" and mask.shape:  # numbers of several types, as from a data frame
+            mask = np.asarray(mask.tolist())
     except Exception as error:  # parts of different lengths, or an object with its own `__array__`
-        raise ReturnError(f"{name} is not one flat array of {length} elements: {one_line(error)}") from error
+        found = f"{name} is not one flat array of {length} elements: {one_line(error)}"
+        raise ReturnError(f"{found}; {IGNORE_MASKS}") from error
     if mask.dtype.kind not in "biuf" or mask.size != length:
         found = f"{mask.dtype} of shape {mask.shape}"
-        raise ReturnError(f"{name} is {found}, not {length} numbers 0 or 1, the parts one after the other")
+        raise ReturnError(
+            f"{name} is {found}, not {length} numbers 0 or 1, the parts one after the other; {IGNORE_MASKS}"
+        )
     if not ((mask == 0) | (mask == 1)).all():
-        raise ReturnError(f"{name} holds other numbers than 0 and 1: {shown(mask.ravel().tolist())}")
+        found = f"{name} holds other numbers than 0 and 1: {shown(mask.ravel().tolist())}"
+        raise ReturnError(f"{found}; {IGNORE_MASKS}")
     return mask.astype(np.int8).reshape(length)
 
 

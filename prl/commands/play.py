@@ -22,7 +22,7 @@ from workers.env_copies import close_quietly
 from workers.envs import AnyEnv, EnvFactory
 from workers.errors import EnvError, WorkerEnvFailed, one_line
 from workers.seeding import episode_seed
-from workers.trial_env import working_directory_kept
+from workers.trial_env import process_kept
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _with_display(trained: TrainConfig, config: PlayConfig) -> TrainConfig:
     return dataclasses.replace(trained, env_kwargs=kwargs, max_episode_steps=limit)
 
 
-@working_directory_kept()
+@process_kept()
 @standard_torch()
 def _require_render_mode(trained: TrainConfig, wanted: str) -> None:
     """Check that the env can be shown, before anything is written.

@@ -22,7 +22,7 @@ from prl.run.torch_state import standard_torch, use_deterministic_algorithms
 from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
-from workers.trial_env import working_directory_kept
+from workers.trial_env import process_kept
 
 LONGEST_EPISODE = 27_000
 """Steps after which evaluations cut episodes that have no time limit; Atari's longest have as many."""
@@ -48,7 +48,7 @@ def build_factory(config: TrainConfig) -> EnvFactory:
     )
 
 
-@working_directory_kept()
+@process_kept()
 @standard_torch()
 def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPool:
     """A pool of a config's envs, in its number of worker processes.

@@ -14,7 +14,7 @@ from test_files import largest_file
 import prl
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.run.files import WriteError
-from prl.run.sinks import CsvSink, FaultTolerantSink, TensorBoardSink, open_sink
+from prl.run.sinks import CsvSink, FaultTolerantSink, ProgressBar, TensorBoardSink, open_sink
 from prl.run.train import train
 
 SMALL = TrainConfig(
@@ -159,6 +159,13 @@ def test_tensorboard_gets_both_kinds_of_metrics_and_is_closed_once(tmp_path, mon
     assert board.folder == tmp_path / "run/tensorboard"
     assert {"rollout/ep_rew_mean", "eval/mean_reward"} <= {name for _, found in board.calls for name in found}
     assert board.closed == 1
+
+
+def test_a_bar_needs_no_stderr(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = ProgressBar(5)
+    bar.write(5, {})
+    bar.close()
 
 
 def test_a_sink_that_cannot_be_opened_is_left_out(tmp_path):

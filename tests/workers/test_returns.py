@@ -14,6 +14,7 @@ from workers.errors import EnvFailure, WorkerEnvFailed
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
 from workers.returns import ReturnError, api_error, flag_of, reset_values, reward_of, step_values
+from workers.rows import pack
 from workers.slab import SlabLayout
 from workers.wrappers import ActionMask, NumericObservation, PlainActionMask
 
@@ -282,6 +283,35 @@ def test_a_mask_is_taken_as_floats_and_only_looked_for_where_actions_follow():
         ReturnError, match=r"^returned terminated {'a': True}, which is neither True nor False"
     ):
         env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.array([True, False], object), ""),
+        (np.array([1, 0.5], object), "holds other numbers than 0 and 1"),
+        (np.array([1, "a"], object), "is <U21 of shape"),
+        ([1], "is int64 of shape (1,)"),
+        ([[1], [1, 2]], "is not one flat array of 2 elements"),
+    ],
+)
+def test_odd_masks_in_info(mask, message):
+    env = ActionMask(Returns(reset=(OBS, {"action_mask": mask}), step=None))
+    if not message:
+        assert env.reset(seed=1)[0]["action_mask"].tolist() == [1, 0]
+        return
+    with pytest.raises(ReturnError) as caught:
+        env.reset(seed=1)
+    assert message in str(caught.value)
+    assert str(caught.value).endswith("; --no-action-masks (use_action_masks=False) ignores masks")
+
+
+def test_tensors_with_a_gradient_are_numbers_and_arrays(recwarn):
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(1, requires_grad=True) * 2
+    assert reward_of(tensor) == 2.0
+    assert pack(gym.spaces.Box(-9, 9, (1,)), tensor).tolist() == [2.0]
+    assert not recwarn.list
 
 
 def test_an_ignored_mask_is_an_observation_like_any_other():

@@ -306,6 +306,21 @@ def test_what_is_no_array_or_lacks_elements_is_refused():
         pack(Box(-1, 1, (2,)), np.ma.masked_array([0.5, 0.5], [False, True], np.float32))
 
 
+@pytest.mark.parametrize("values", [[1, 0.5, 0], [1, 2, 0], [1, np.nan, 0]])
+def test_a_mask_in_the_observation_holds_zeros_and_ones(values):
+    box = Box(-9, 9, (3,))
+    space = Dict(action_mask=box, inner=Dict(action_mask=box))
+    for mask in ([0, 1, 1], values):
+        obs = {"action_mask": np.float32(mask), "inner": {"action_mask": np.float32([0.5, 2, 0])}}
+        if mask is not values:
+            pack(space, obs)
+            continue
+        with pytest.raises(
+            RowError, match=r"^observation\['action_mask'\] with other numbers than 0 and 1: \["
+        ):
+            pack(space, obs)
+
+
 def test_messages_name_the_first_bad_number_of_many():
     image = np.zeros((40, 40), np.float32)
     image[7, 9], image[8, 0] = np.inf, np.nan
