@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import pickle
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,7 +16,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
-from workers.env_compare import AnyEnv, Attribute, layers
+from workers.env_compare import AnyEnv, Attribute, attributes, layers
 from workers.errors import EnvError, one_line
 from workers.wrappers import NamedWrapper
 
@@ -99,7 +101,7 @@ def pickle_attributes(env: AnyEnv, names: list[Attribute]) -> bytes:
     """The values of some attributes of an env. Raises whatever pickling one of them raises."""
     stack = layers(env)
     file = io.BytesIO()
-    values = [vars(stack[layer])[name] for layer, name in names]
+    values = [attributes(stack[layer])[name] for layer, name in names]
     _AttributePickler(file, env).dump(values)
     return file.getvalue()
 
@@ -125,10 +127,21 @@ class WithAttributes:
         stack = layers(env)
         values = _AttributeUnpickler(io.BytesIO(self.values), env).load()
         for (layer, name), value in zip(self.changed, values, strict=True):
-            vars(stack[layer])[name] = value
+            _set(stack[layer], name, value)
         for layer, name in self.deleted:
-            del vars(stack[layer])[name]
+            if name in vars(stack[layer]):
+                del vars(stack[layer])[name]
+            else:  # a slot
+                object.__delattr__(stack[layer], name)
         return env
+
+
+def _set(layer: AnyEnv, name: str, value: Any) -> None:
+    """Set an attribute, without asking the env's class unless the attribute lies in a slot of it."""
+    if isinstance(inspect.getattr_static(type(layer), name, None), types.MemberDescriptorType):
+        object.__setattr__(layer, name, value)
+    else:
+        vars(layer)[name] = value
 
 
 @dataclass(frozen=True)

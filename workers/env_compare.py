@@ -59,16 +59,17 @@ def differences(first: AnyEnv, second: AnyEnv) -> list[Attribute]:
     pairs = list(zip(layers(first), layers(second), strict=True))
     found = []
     for index, (one, other) in enumerate(pairs):
-        for name in sorted(vars(one).keys() | vars(other).keys()):
+        here, there = attributes(one), attributes(other)
+        for name in sorted(here.keys() | there.keys()):
             if name in _NOT_COMPARED:
                 continue
-            if name not in vars(one) or name not in vars(other):
+            if name not in here or name not in there:
                 found.append(Attribute(index, name))
             else:
                 # Parts that refer back to an env do not differ because of its other attributes.
                 seen: _Seen = {(id(mine), id(theirs)): (mine, theirs) for mine, theirs in pairs}
                 with contextlib.suppress(RecursionError):  # nested too deeply to be looked into
-                    if not _equal(vars(one)[name], vars(other)[name], seen):
+                    if not _equal(here[name], there[name], seen):
                         found.append(Attribute(index, name))
     return found
 
@@ -178,7 +179,7 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def _pairs_of_attributes(one: Any, other: Any) -> list[tuple[Any, Any]]:
-    return _pairs_of_values(_attributes(one), _attributes(other))
+    return _pairs_of_values(attributes(one), attributes(other))
 
 
 def _pairs_of_values(one: dict[Any, Any], other: dict[Any, Any]) -> list[tuple[Any, Any]]:
@@ -187,14 +188,16 @@ def _pairs_of_values(one: dict[Any, Any], other: dict[Any, Any]) -> list[tuple[A
     return [(one[key], other[key]) for key in one]
 
 
-def _attributes(value: Any) -> dict[str, Any]:
-    """Also those in slots."""
+def attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object by name, in a new dict: also those in the slots of its classes."""
     return dict(_slots(value)) | getattr(value, "__dict__", {})
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                yield name, getattr(value, name)
+    # Base classes first: of two slots of one name, that of the subclass is seen.
+    for kind in reversed(type(value).__mro__):
+        members = kind.__dict__.items() if "__slots__" in kind.__dict__ else ()
+        for name, member in members:  # the name as Python has mangled it, if it is private
+            if isinstance(member, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # it is not set
+                    yield name, member.__get__(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 
 from workers.env_builders import Builder, FromPickle, FromSpec, WithAttributes, pickle_attributes
-from workers.env_compare import AnyEnv, Attribute, differences, layers, same_kind
+from workers.env_compare import AnyEnv, Attribute, attributes, differences, layers, same_kind
 from workers.env_specs import portable, spec_of
 from workers.errors import USER_ERRORS, EnvError, one_line
 from workers.pickling import dumps
@@ -79,7 +79,9 @@ def _with_changes(name: str, build: Builder, env: AnyEnv) -> Builder:
     else:
         passing = set()
     stack = layers(env)
-    set_here = tuple(attribute for attribute in changed if attribute.name in vars(stack[attribute.layer]))
+    set_here = tuple(
+        attribute for attribute in changed if attribute.name in attributes(stack[attribute.layer])
+    )
     deleted = tuple(attribute for attribute in changed if attribute not in set_here)
     copies = WithAttributes(build, set_here, pickle_attributes(env, list(set_here)), deleted)
     left = _differences(copies, env)
@@ -93,7 +95,7 @@ def _with_changes(name: str, build: Builder, env: AnyEnv) -> Builder:
 
 def _pickling_error(env: AnyEnv, attribute: Attribute) -> str:
     """Why an attribute cannot be pickled; "" if it can, or if `env` has none of this name."""
-    if attribute.name not in vars(layers(env)[attribute.layer]):
+    if attribute.name not in attributes(layers(env)[attribute.layer]):
         return ""
     try:
         pickle_attributes(env, [attribute])

@@ -1,6 +1,7 @@
 """Envs that were changed after they had been made: the workers get the change, or it is an error."""
 
 import os
+import sys
 import threading
 import types
 from collections import deque
@@ -17,6 +18,7 @@ from gymnasium.wrappers import NormalizeReward, TimeLimit
 from workers.env_compare import differences
 from workers.envs import env_factory
 from workers.errors import EnvError
+from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
 
 
@@ -71,6 +73,21 @@ class Remade(Simulated, EzPickle):
         super().__init__(gravity, render_mode)
 
 
+class Slotted(Simulated):
+    """Some attributes lie in slots, one of them under a mangled name, and there is a property."""
+
+    __slots__ = ("__secret", "_force", "scale", "spare")
+
+    def __init__(self, gravity=9.8, render_mode=None):
+        super().__init__(gravity, render_mode)
+        self.scale = self.spare = 1.0
+        self.__secret = [0]
+
+    @property
+    def secret(self):
+        return self.__secret
+
+
 @pytest.fixture(params=[Simulated, Remade])
 def make(request):
     gym.register("Simulated-v0", entry_point=request.param, max_episode_steps=50)
@@ -116,6 +133,21 @@ def test_attributes_that_are_gone(make):
     env = make()
     del env.unwrapped.table
     assert not hasattr(env_factory(env).build().unwrapped, "table")
+
+
+@pytest.mark.parametrize("kind", [Slotted, type("Derived", (Slotted,), {})])
+def test_attributes_in_slots(kind):
+    gym.register("Slotted-v0", entry_point=kind)
+    try:
+        env = gym.make("Slotted-v0")
+        env.unwrapped.scale = 5.0
+        env.unwrapped.secret.append(7)
+        del env.unwrapped.spare
+        copy = env_factory(env).build().unwrapped
+    finally:
+        del gym.registry["Slotted-v0"]
+    assert (copy.scale, copy.secret) == (5.0, [0, 7])
+    assert not hasattr(copy, "spare")
 
 
 def test_a_method_that_was_replaced(make):
@@ -268,6 +300,20 @@ def test_tensors_of_an_env():
 
 
 # --- the working directory ----------------------------------------------------------------------------------
+
+
+class Silencing(Simulated):
+    def __init__(self):
+        super().__init__()
+        sys.stdout = sys.stderr = None
+
+
+def test_a_constructor_that_takes_the_streams_away(monkeypatch):
+    streams = sys.stdout, sys.stderr
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)  # restored even if this test fails
+    InlinePool(env_factory(Silencing, max_episode_steps=5), 1).close()
+    assert (sys.stdout, sys.stderr) == streams
 
 
 def test_a_constructor_that_changes_the_working_directory(tmp_path):
