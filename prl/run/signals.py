@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stopped(BaseException):
     """SIGINT or SIGTERM has arrived. A BaseException, like KeyboardInterrupt, so that nothing swallows it.
@@ -38,6 +40,18 @@ class Signals:
         self._arrived: int | None = None
         self._raised = False
         self._holding = 0
+        self._handles = False
+
+    def listen(self) -> None:
+        """Handle SIGINT and SIGTERM from here on. For the main thread."""
+        for signum in _HANDLED:
+            signal.signal(signum, self.handle)
+        self._handles = True
+
+    def listen_again(self) -> None:
+        """As `listen`, if it was called: constructors of envs may have set handlers of their own."""
+        if self._handles:
+            self.listen()
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """A handler for `signal.signal`.
@@ -85,7 +99,8 @@ def stop_on_signals() -> Iterator[Signals]:
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    previous = {signum: signal.signal(signum, signals.handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: signal.getsignal(signum) for signum in _HANDLED}
+    signals.listen()
     try:
         yield signals
     finally:

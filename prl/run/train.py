@@ -161,6 +161,7 @@ def run_training(
         WriteError: the weights or the summary could not be written at the end.
     """
     signals = signals or Signals()
+    signals.listen_again()
     recorder = Recorder(trainer, total_timesteps, folder, name, schedule, signals.held, sinks)
     status = "failed"
     try:

@@ -1,5 +1,6 @@
 """Signals: the first ends a run in good order, wherever it arrives; the second at once."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,7 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+from test_sinks import SMALL
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
@@ -16,7 +20,7 @@ from learner.ppo_config import PPOConfig
 from prl.run.run_folder import RunFolder
 from prl.run.signals import Interrupted, Signals, Stopped, stop_on_signals
 from prl.run.sinks import CsvSink, FaultTolerantSink
-from prl.run.train import run_training
+from prl.run.train import run_training, train
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
@@ -54,6 +58,42 @@ def test_a_signal_that_is_held_waits_for_the_end_of_the_outermost_block():
     with pytest.raises(Stopped, match="stopped by SIGTERM"), stop_on_signals() as signals:
         work(signals)
     assert done == ["inner", "outer"]
+
+
+class Deaf(gym.Env):
+    """Its constructor ignores Ctrl-C."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+def test_an_env_in_this_process_cannot_turn_signals_off(tmp_path):
+    class Stopping:
+        def write(self, timesteps, metrics):
+            send(signal.SIGINT)
+
+        def close(self):
+            pass
+
+    gym.register("test/Deaf-v0", Deaf, max_episode_steps=5)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        config = dataclasses.replace(SMALL, env_id="test/Deaf-v0", num_workers=0, run_folder=tmp_path / "run")
+        with pytest.raises(Interrupted):
+            train(config, sinks=[Stopping()])
+    finally:
+        signal.signal(signal.SIGINT, before)
+        del gym.registry["test/Deaf-v0"]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
 
 
 def test_it_is_raised_once():
