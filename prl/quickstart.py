@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import gymnasium as gym
@@ -17,7 +16,7 @@ from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout, concatenate
-from prl.config.train_config import TrainConfig
+from prl.config.train_config import TrainConfig, folder_path
 from prl.pools import make_pool
 from prl.run.build import build_learner, check_trainable, pick_device, reproducible, warn_of_notes
 from prl.run.run_folder import RunFolder
@@ -274,7 +273,7 @@ class AsyncPPO:
         self.num_workers = num_workers
         self.seed = seed
         # Absolute, since the constructor of an env may change the working directory.
-        self.run_folder = None if run_folder is None else Path(run_folder).absolute()
+        self.run_folder = None if run_folder is None else folder_path(run_folder).absolute()
         self.transport = transport
         self.step_timeout = step_timeout
         self.start_timeout = start_timeout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def parse(
     """
     hints = get_type_hints(config_class)
     parser = _parser(config_class, hints, prog, positional)
+    _refuse_empty_paths(hints, argv)
     try:
         file = _config_file(argv)
         chosen = {} if file is None else _file_values(parser, hints, file)
@@ -158,6 +160,14 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _refuse_empty_paths(hints: Mapping[str, Any], argv: Sequence[str]) -> None:
+    """Path("") would be the current directory."""
+    for name, hint in hints.items():
+        flag = _flag(name)
+        if Path in (hint, *get_args(hint)) and (f"{flag}=" in argv or (flag, "") in itertools.pairwise(argv)):
+            raise ConfigError(f"{flag} must be {type_in_words(hint)}, got ''")
+
+
 def _config_file(argv: Sequence[str]) -> Path | None:
     """`--config` is looked for ahead of everything else, so that flags win wherever they stand."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -202,6 +212,8 @@ def _right_container(hint: Any, value: Any) -> bool:
     """Check what the parser does not check or cannot handle: nulls, mappings and lists."""
     if value is None:
         return type(None) in get_args(hint)
+    if value == "" and Path in (hint, *get_args(hint)):
+        return False
     if get_origin(hint) is Mapping:
         return isinstance(value, Mapping)
     return get_origin(hint) is not Sequence or isinstance(value, list)
@@ -213,10 +225,15 @@ def _key_values(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not (key and equals):
             raise ConfigError(f"{_flag(name)} takes key=value, got {pair!r}")
+        if key in result:
+            raise ConfigError(f"{_flag(name)} has {key} twice, got {pair!r}")
         try:
             result[key] = load(text)
-        except yaml.YAMLError:
-            result[key] = text
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or " ".join(str(error).split())
+            raise ConfigError(
+                f"{_flag(name)} takes values in YAML, where quotes make text, got {pair!r}: {problem}"
+            ) from None
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,12 +109,26 @@ class TrainConfig(PPOConfig):
             if isinstance(getattr(self, name), list):  # as it comes from flags and files
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.run_folder is not None:
-            object.__setattr__(self, "run_folder", Path(self.run_folder))
+            object.__setattr__(self, "run_folder", folder_path(self.run_folder))
         if not self.env_id:
             raise ConfigError("env_id is required, e.g. CartPole-v1")
         check(self, _RULES)
         if self.num_groups > self.num_envs:
             raise ConfigError(f"num_groups must be at most num_envs ({self.num_envs}), got {self.num_groups}")
+
+
+def folder_path(run_folder: str | os.PathLike[str]) -> Path:
+    """A run's folder as a path, in which "~" is the user's home.
+
+    Raises:
+        ConfigError: it is empty (which would be the current directory), or there is no such home.
+    """
+    if not isinstance(run_folder, str | os.PathLike) or "\0" in (text := os.fspath(run_folder)) or not text:
+        raise ConfigError(f"run_folder must be the path of a folder, got {run_folder!r}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"run_folder {text}: {error}") from None
 
 
 _RULES: tuple[Rule, ...] = (
@@ -177,4 +192,5 @@ def unwritable_settings(config: TrainConfig) -> dict[str, str]:
 def _as_written(config: TrainConfig) -> dict[str, Any]:
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     values["env_kwargs"] = {name: writable(value) for name, value in config.env_kwargs.items()}
+    values["wrappers"], values["hidden_sizes"] = list(config.wrappers), list(config.hidden_sizes)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -14,8 +14,10 @@ _INT = re.compile(r"[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$")
 _FLOAT = re.compile(
     r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.inf)$"
     r"|\.nan$"
+    r"|(?i:[-+]?(?:inf|infinity|nan))$"  # as flags of numbers read them
 )
 _UNWRITTEN_TAG = "!not-written"
+_TUPLE_TAG = "!tuple"
 _MAX_DESCRIPTION = 120
 
 
@@ -52,10 +54,16 @@ def _int(loader: _Loader, node: Any) -> int:
     return int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0b") else 10)
 
 
+def _tuple(loader: _Loader, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789.iInN"))
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor(_TUPLE_TAG, _tuple)
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_TUPLE_TAG, value))
 _Loader.add_constructor(_UNWRITTEN_TAG, lambda loader, node: Unwritten(str(node.value)))
 _Dumper.add_representer(
     Unwritten, lambda dumper, value: dumper.represent_scalar(_UNWRITTEN_TAG, value.description)
@@ -84,8 +92,8 @@ def dump(values: Mapping[str, Any]) -> str:
 def writable(value: Any) -> Any:
     """A value as YAML can hold it, or `Unwritten`.
 
-    NumPy's numbers become Python's and tuples become lists. An array is not written: a list in its place
-    would be another value when the file is read.
+    NumPy's numbers become Python's. A tuple is written as `!tuple` and read back as one. An array is not
+    written: a list in its place would be another value when the file is read.
     """
     plain = _plain(value)
     try:
@@ -102,8 +110,10 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_plain(item) for item in value]
+    if type(value) is tuple:  # a named one cannot be written
+        return tuple(_plain(item) for item in value)
     return value
 
 

@@ -38,11 +38,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()  # an env may change the working directory
         self._kept = False
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"run_folder {path} is not a folder")
-        if (path / "progress.csv").exists() or (path / "summary.json").exists():
-            raise ConfigError(_taken(path))
         with self._written():
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"run_folder {path} is not a folder")
+            if (path / "progress.csv").exists() or (path / "summary.json").exists():
+                raise ConfigError(_taken(path))
             self.path.mkdir(parents=True, exist_ok=True)
             # "x": if two runs start at once, one of them gets the folder.
             try:

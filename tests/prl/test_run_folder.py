@@ -75,6 +75,11 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(size, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot write run_folder .*: File name too long$"):
+        RunFolder(tmp_path / ("x" * 300))
+
+
 class Wandering(gym.Env):
     """Changes the working directory wherever it can."""
 

@@ -131,6 +131,8 @@ def test_help_texts_are_inherited(capsys):
     assert "20 %." in shown or "20 percent." in shown
 
 
+FOLDER_WITHOUT_HOME = "run_folder ~nobody-of-this-name/a: Could not determine home directory."
+
 NUMBERS = [
     ("1e-3", 0.001),
     ("1E5", 100000.0),
@@ -151,6 +153,10 @@ NUMBERS = [
     ("12:30", "12:30"),
     ("2020-01-01", "2020-01-01"),
     ("-.inf", -np.inf),
+    ("inf", np.inf),
+    ("-Infinity", -np.inf),
+    ("infinite", "infinite"),
+    ("!tuple [1, [2]]", (1, [2])),
     ("null", None),
     ("", None),
     ("[1e-3, a]", [0.001, "a"]),
@@ -168,7 +174,9 @@ def test_arguments_of_the_env_are_read_alike_from_flags_and_files(text, value, t
         assert load(to_yaml(found))["env_kwargs"] == {"x": value}
 
 
-@pytest.mark.parametrize("text", ["1e-3", "089", "12:30", "no", "", "null", "0x1F", ".5", "2020-01-01", "~"])
+@pytest.mark.parametrize(
+    "text", ["1e-3", "089", "12:30", "no", "", "null", "0x1F", ".5", "2020-01-01", "~", "inf", "NaN"]
+)
 def test_text_that_looks_like_something_else_stays_text(text):
     config = TrainConfig(env_id="A", env_kwargs={"x": text, "y": [text]})
     assert load(to_yaml(config))["env_kwargs"] == {"x": text, "y": [text]}
@@ -221,7 +229,7 @@ def test_what_yaml_cannot_hold_is_marked_and_asked_for(tmp_path):
     assert str(error.value).startswith(f"{file}: env_kwargs.array was an object that YAML cannot hold")
     given = [f"{name}=1" for name in ASKED_FOR]
     again = read("--config", str(file), "--env-kwargs", *given)
-    expected = {"number": 0.5, "flags": [True, 2], "nested": {"a": [1, {"b": None}]}}
+    expected = {"number": 0.5, "flags": (True, 2), "nested": {"a": [1, {"b": None}]}}
     assert again.env_kwargs == expected | dict.fromkeys(ASKED_FOR, 1)
     assert unwritable_settings(again) == {}
 
@@ -267,6 +275,15 @@ def test_yaml_round_trip(tmp_path):
         (["--num-workers", "x"], "--num-workers must be an integer or null, got 'x'"),
         (["--transport", "foo"], "--transport must be shared or pipe, got 'foo'"),
         (["--env-kwargs", "foo"], "--env-kwargs takes key=value, got 'foo'"),
+        (["--env-kwargs", "a=1", "a=2"], "--env-kwargs has a twice, got 'a=2'"),
+        (
+            ["--env-kwargs", "a=[1,"],
+            "--env-kwargs takes values in YAML, where quotes make text, got 'a=[1,': "
+            "expected the node content, but found '<stream end>'",
+        ),
+        (["--run-folder", ""], "--run-folder must be a path or null, got ''"),
+        (["--run-folder="], "--run-folder must be a path or null, got ''"),
+        (["--run-folder", "~nobody-of-this-name/a"], FOLDER_WITHOUT_HOME),
         (["--hidden-sizes", "a"], "--hidden-sizes must be a list, each an integer, got 'a'"),
         (["--hidden-sizes", "0"], "hidden_sizes must be sizes of at least 1, got (0,)"),
         (["--gamma", "2"], "gamma must be between 0 and 1, got 2.0"),
@@ -284,6 +301,16 @@ def test_each_mistake_ends_in_one_line(argv, message):
     with pytest.raises(ConfigError) as error:
         read("--env-id", "A", *argv)
     assert str(error.value) == message
+
+
+def test_the_folder_may_lie_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("env_id: A\nrun_folder: ~/runs/a\n")
+    assert read("--config", str(tmp_path / "c.yaml")).run_folder == tmp_path / "runs/a"
+    assert read("--env-id", "A", "--run-folder=~/a").run_folder == tmp_path / "a"
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ConfigError, match=r"^run_folder must be the path of a folder, got "):
+            TrainConfig(env_id="A", run_folder=wrong)
 
 
 def test_the_env_is_required():
