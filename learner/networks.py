@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,10 @@ def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -
     try:
         # skip_init: nn.Linear's own initialisation would draw from torch's global generator.
         layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    except (RuntimeError, TypeError) as error:  # a failed allocation, and sizes beyond int64
+    except (RuntimeError, TypeError) as error:
+        # A failed allocation, a size in bytes beyond int64, and one of `inputs` and `outputs` beyond it.
+        if not (isinstance(error, TypeError) or re.search("alloc|overflow|out of memory", str(error))):
+            raise
         raise ValueError(
             f"a layer with {inputs:,} inputs and {outputs:,} outputs does not fit into memory"
         ) from error

@@ -69,6 +69,15 @@ def test_layers_larger_than_memory_are_refused_in_one_line(width):
         ActorCritic(vector_space(3), gym.spaces.Discrete(2), (width,))
 
 
+def test_other_errors_of_making_a_layer_are_their_own(monkeypatch):
+    def fail(*args):
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(nn.utils, "skip_init", fail)
+    with pytest.raises(RecursionError):
+        ActorCritic(vector_space(3), gym.spaces.Discrete(2))
+
+
 # ---- NatureCNN
 
 
