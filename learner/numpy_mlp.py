@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def is_plain_mlp(network: nn.Module) -> bool:
-    """Whether a network is as `learner.networks.mlp` makes it: float32, on the CPU, no hooks or shared layers."""
+    """Whether a network is what `learner.networks.mlp` makes: float32, on the CPU."""
     if type(network) is not nn.Sequential or _has_hooks(network) or any(map(_has_hooks, network)):
         return False
     layers, between = list(network)[::2], list(network)[1::2]
