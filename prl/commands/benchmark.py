@@ -41,7 +41,8 @@ class BenchmarkConfig:
     """Measure how fast an environment steps, in prl's pools and in other libraries' vector environments.
 
     Attributes:
-        suite: stepping measures pools and vector environments; update measures PPO's optimiser step.
+        suite: stepping measures pools and vector environments; update measures PPO's optimiser step on
+            batches of env_id, and takes only env_kwargs, repeats and json besides.
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value; values are read as YAML.
         num_envs: environments of each pool or vector environment.
