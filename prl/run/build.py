@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import warnings
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
@@ -185,10 +186,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The libraries that NumPy computes with; to look for them takes longer than a step of all envs."""
+    return ThreadpoolController()
+
+
 @contextlib.contextmanager
 def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
     """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults."""
-    with standard_torch(), threadpool_limits(torch_threads, user_api="blas"):  # NumPy's, and torch's own
+    with standard_torch(), _blas().limit(limits=torch_threads, user_api="blas"):  # of NumPy, and torch's own
         torch.set_num_threads(torch_threads)
         if device.type == "cuda":
             use_deterministic_algorithms(True)

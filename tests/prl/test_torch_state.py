@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from test_sinks import SMALL
+from threadpoolctl import threadpool_info
 
 from prl.commands.benchmark import BenchmarkConfig, make_task
 from prl.commands.play import PlayConfig, play
+from prl.run.build import reproducible
 from prl.run.saved_run import evaluate_run
 from prl.run.torch_state import standard_torch
 from prl.run.train import train
@@ -123,3 +125,15 @@ def test_what_the_caller_has_set_changes_no_weights(tmp_path):
     found = train(dataclasses.replace(config, run_folder=tmp_path / "b"))["weights_sha256"]
     assert state() == mine
     assert found == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_sets_the_threads_of_numpys_products_and_puts_them_back(threads):
+    def blas():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = blas()
+    with reproducible(threads, torch.device("cpu")):
+        assert set(blas()) == {threads}
+        assert torch.get_num_threads() == threads
+    assert blas() == before
