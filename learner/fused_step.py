@@ -158,7 +158,8 @@ class FusedStep:
         errors, of_values = _squared_errors(of_critic[-1][:, 0], batch, config.clip_range_vf)
         rows = len(batch)
         of_outputs = self._head.backward(of_log_probs / np.float32(-rows), -config.ent_coef / rows)
-        self._actor.backward(of_actor, self._policy.masks.apply_numpy_gradient(of_outputs, batch.masks))
+        # That of a masked output is 0, as its probability is, and it is never the one that was chosen.
+        self._actor.backward(of_actor, of_outputs)
         self._critic.backward(of_critic, of_values[:, None] * np.float32(config.vf_coef / rows))
         deviation = np.abs(ratio - np.float32(1.0))
         return StepStatistics(

@@ -45,9 +45,6 @@ class Masks(Protocol):
     def apply_numpy(self, outputs: Array, masks: Array) -> Array:
         """`apply` for arrays; may change `outputs`."""
 
-    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
-        """The gradient f32[S, K] by the outputs before masking, of that after it; may change `gradient`."""
-
 
 class NoMasks:
     """Every action is always legal. Implements `Masks`."""
@@ -63,10 +60,6 @@ class NoMasks:
     def apply_numpy(self, outputs: Array, masks: Array) -> Array:
         """See `Masks`."""
         return outputs
-
-    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
-        """See `Masks`."""
-        return gradient
 
 
 class ObservedMasks:
@@ -91,11 +84,6 @@ class ObservedMasks:
         """See `Masks`."""
         outputs[~masks] = _ILLEGAL
         return outputs
-
-    def apply_numpy_gradient(self, gradient: Array, masks: Array) -> Array:
-        """See `Masks`."""
-        gradient[~masks] = 0.0
-        return gradient
 
 
 def make_masks(space: gym.Space[Any], width: int) -> Masks:

@@ -325,13 +325,6 @@ LEARNER = (
         ("learner/test_fused_step.py",),
     ),
     Mutation(
-        "by hand: masked choices have a gradient",
-        "learner/masks.py",
-        "gradient[~masks] = 0.0",
-        "pass",
-        ("learner/test_fused_step.py",),
-    ),
-    Mutation(
         "by hand: Adam's second moment without bias correction",
         "learner/fused_step.py",
         "1.0 / math.sqrt(1.0 - _BETA2**self._steps)",
