@@ -219,6 +219,7 @@ class MultiCategoricalHead(nn.Module):
 
 
 def segments_of(nvec: Array) -> list[_Segment]:
+    """The components with nvec i64[C] choices, neighbours with equally many of them together."""
     segments, column, component = [], 0, 0
     for n, same in groupby(nvec.ravel().tolist()):
         count = len(list(same))
