@@ -1,7 +1,8 @@
 """An MLP's forward and backward pass in NumPy, on arrays that share memory with its torch parameters.
 
-For networks as small as PPO's usual ones, PyTorch spends most of an optimiser step on dispatching a hundred
-small operations and recording them for autograd. The same arithmetic by hand takes a quarter of the time.
+For networks as small as PPO's usual ones, PyTorch spends most of an optimiser step on dispatching a
+hundred small operations and recording them for autograd. The same arithmetic by hand takes a quarter to a
+third of the time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _has_hooks(module: Any) -> bool:
 
 
 def _parameters_of(network: nn.Module) -> list[Tensor]:
-    """Weight and bias of each layer; a tenth of the time of `parameters()`, and shared ones count twice."""
+    """Weight and bias of each layer; unlike in `parameters()`, shared ones count twice."""
     modules = network._modules.values()
     return [p for m in modules if m is not None for p in m._parameters.values() if p is not None]
 
@@ -59,13 +60,13 @@ class ForwardOnly:
         self._mlp: NumpyMLP | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if self._look() is None:
+        mlp = self._look()
+        if mlp is None:
             with torch.no_grad():
                 outputs: Tensor = self._network(inputs)
             return outputs
-        assert self._mlp is not None
         with np.errstate(all="ignore"):  # the caller looks at what has become of it
-            outputs = torch.from_numpy(self._mlp.forward(inputs.numpy())[-1])
+            outputs = torch.from_numpy(mlp.forward(inputs.numpy())[-1])
         return outputs
 
     def _look(self) -> NumpyMLP | None:
