@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learner.errors import NoLegalAction, NonFiniteError
-from learner.numpy_mlp import ForwardOnly
+from learner.forward_only import ForwardOnly
 from learner.policy import ActorCritic
 
 Array = npt.NDArray[Any]

@@ -20,7 +20,8 @@ from learner.arrays import Array
 from learner.images import channel_count_and_sides, channels_first, is_image
 from learner.networks import NatureCNN
 from learner.normalize import ObservationNormalizer
-from learner.spaces import Leaf, check_choices, is_composite, leaves, observed_leaves, row_field, unpack
+from learner.space_tensors import read_tensor, unpack
+from learner.spaces import Leaf, check_choices, is_composite, leaves, observed_leaves, row_field
 
 Normalizer = Callable[[tuple[int, ...]], ObservationNormalizer]
 
@@ -190,12 +191,14 @@ class CompositeEncoder(Encoder):
         return self._encoded(inputs) if self.is_trainable else inputs
 
     def _encoded(self, rows: Tensor) -> Tensor:
-        return torch.cat([part(part.preprocess(leaf.read(rows))) for leaf, part in self._pairs()], dim=1)
+        return torch.cat(
+            [part(part.preprocess(read_tensor(leaf, rows))) for leaf, part in self._pairs()], dim=1
+        )
 
     def update_statistics(self, rows: Tensor) -> None:
         """See `Encoder`."""
         for leaf, part in self._pairs():
-            part.update_statistics(leaf.read(rows))
+            part.update_statistics(read_tensor(leaf, rows))
 
 
 class CustomEncoder(Encoder):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from learner.forward_only import is_plain_mlp, numpy_mlp
 from learner.gradient_step import (
     ADAM_EPS,
     AutogradStep,
@@ -25,7 +26,6 @@ from learner.gradient_step import (
 )
 from learner.head_gradients import head_gradient
 from learner.minibatches import Batch
-from learner.numpy_mlp import NumpyMLP, is_plain_mlp
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
 
@@ -118,8 +118,8 @@ class FusedStep:
         bounds = np.cumsum([0, *(len(list(module.parameters())) for module in modules)])
         of_actor, of_head, of_critic = (slice(*pair) for pair in itertools.pairwise(bounds))
         views, gradients = flat.views, flat.gradient_views
-        self._actor = NumpyMLP(policy.actor, views[of_actor], gradients[of_actor])
-        self._critic = NumpyMLP(policy.critic, views[of_critic], gradients[of_critic])
+        self._actor = numpy_mlp(policy.actor, views[of_actor], gradients[of_actor])
+        self._critic = numpy_mlp(policy.critic, views[of_critic], gradients[of_critic])
         head = head_gradient(policy.head, views[of_head], gradients[of_head])
         assert head is not None, "fits() says so"
         self._head = head

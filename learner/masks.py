@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy.typing as npt
 from torch import Tensor
 
+from learner.space_tensors import read_tensor
 from learner.spaces import MASK_KEY, Leaf, leaves
 
 Array = npt.NDArray[Any]
@@ -74,7 +75,7 @@ class ObservedMasks:
 
     def read(self, rows: Tensor) -> Tensor:
         """See `Masks`."""
-        return self._leaf.read(rows).flatten(start_dim=1) != 0
+        return read_tensor(self._leaf, rows).flatten(start_dim=1) != 0
 
     def apply(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """See `Masks`."""

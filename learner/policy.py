@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from learner.composite_head import make_head
 from learner.encoders import CustomEncoder, Encoder, make_encoder
+from learner.forward_only import ForwardOnly
 from learner.masks import make_masks
 from learner.networks import ACTIVATIONS, mlp
 from learner.normalize import ObservationNormalizer
-from learner.numpy_mlp import ForwardOnly
 
 Array = npt.NDArray[Any]
 

@@ -2,7 +2,7 @@
 
 A row of Box, Discrete, MultiDiscrete and MultiBinary has the space's own shape and dtype. A row of Dict and
 Tuple is u8[B]: the bytes of its leaves one after the other, depth first, in the order of the space, without
-gaps. So whatever the space, a batch of observations is *one* array, and one tensor.
+gaps. So whatever the space, a batch of observations is *one* array, and one tensor (`learner.space_tensors`).
 
 `workers/rows.py` is the counterpart on the side of the envs. Neither imports the other, so the layout is
 written down twice; tests compare the two.
@@ -13,14 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from torch import Tensor
 
-Nested: TypeAlias = "Tensor | dict[str, Nested] | tuple[Nested, ...]"
+from learner.arrays import Array
 
 MASK_KEY = "action_mask"
 """The key of a Dict observation that says which actions are legal; the networks do not see it."""
@@ -58,11 +56,10 @@ class Leaf:
         """Of one element in a composite row."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self, rows: Tensor) -> Tensor:
-        """The leaf's elements [S, *shape], in its dtype, from composite rows u8[S, B]."""
-        # Always a copy: torch calls a single row contiguous, so it would stay where it may be unaligned.
-        part = rows[:, self.offset : self.offset + self.nbytes].clone(memory_format=torch.contiguous_format)
-        return part.view(torch_dtype(self.dtype)).reshape(len(rows), *self.shape)
+    def read(self, rows: Array) -> Array:
+        """The leaf's elements [S, *shape], in its dtype, from composite rows u8[S, B]. A copy."""
+        part = np.array(rows[:, self.offset : self.offset + self.nbytes], order="C")
+        return part.view(self.dtype).reshape(len(rows), *self.shape)
 
 
 def is_composite(space: gym.Space[Any]) -> bool:
@@ -146,23 +143,3 @@ def row_field(space: gym.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if space.shape is None or not numeric:
         raise ValueError(f"the space {space} is not supported: its elements are not numeric arrays")
     return tuple(space.shape), np.dtype(space.dtype).newbyteorder("=")
-
-
-def unpack(space: gym.Space[Any], rows: Tensor) -> Nested:
-    """Rows [S, *O] in the structure of the space: a tensor, or a dict or tuple of the parts, unpacked."""
-    if not is_composite(space):
-        return rows
-    return _assemble(space, iter(leaves(space)), rows)
-
-
-def _assemble(space: gym.Space[Any], remaining: Iterator[Leaf], rows: Tensor) -> Nested:
-    if not is_composite(space):
-        return next(remaining).read(rows)
-    if isinstance(space, gym.spaces.Dict):
-        return {key: _assemble(part, remaining, rows) for key, part in space.spaces.items()}
-    return tuple(_assemble(part, remaining, rows) for _, part in children(space))
-
-
-def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    """The torch dtype of the same width and kind."""
-    return torch.from_numpy(np.zeros(0, dtype)).dtype

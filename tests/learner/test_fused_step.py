@@ -12,10 +12,10 @@ from torch import nn
 
 from learner.actor import Actor
 from learner.exploration import NoExplorationUpdate
+from learner.forward_only import ForwardOnly
 from learner.fused_step import FusedStep, fits
 from learner.gradient_step import AutogradStep, trainable_parameters
 from learner.minibatches import Batch
-from learner.numpy_mlp import ForwardOnly
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig

@@ -7,7 +7,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from learner import spaces
-from learner.spaces import leaves, row_field, torch_dtype, unpack
+from learner.space_tensors import read_tensor, torch_dtype, unpack
+from learner.spaces import leaves, row_field
 from workers import wrappers
 from workers.rows import RowCodec
 
@@ -137,20 +138,20 @@ def test_unpacking_gives_every_leaf_bit_for_bit_wherever_it_lies(count):
 def test_a_leaf_that_is_the_whole_row_is_a_copy_all_the_same(space):
     rows = torch.zeros(4, *row_field(space)[0], dtype=torch.uint8)
     (leaf,) = leaves(space)
-    leaf.read(rows).fill_(1)
+    read_tensor(leaf, rows).fill_(1)
     assert not rows.any()
 
 
 def test_parts_of_a_batch_and_of_wider_rows_are_read_as_well():
     values = elements(NESTED, 9)
     rows = torch.from_numpy(rows_of(NESTED, values))
-    whole = leaves(NESTED)[1].read(rows)
+    whole = read_tensor(leaves(NESTED)[1], rows)
     strided = torch.zeros(9, 2 * ROW_BYTES + 1, dtype=torch.uint8)
     strided[:, 1 : ROW_BYTES + 1] = rows
-    assert torch.equal(leaves(NESTED)[1].read(strided[:, 1 : ROW_BYTES + 1]), whole)
-    assert torch.equal(torch.cat([leaves(NESTED)[1].read(part) for part in rows.split(4)]), whole)
+    assert torch.equal(read_tensor(leaves(NESTED)[1], strided[:, 1 : ROW_BYTES + 1]), whole)
+    assert torch.equal(torch.cat([read_tensor(leaves(NESTED)[1], part) for part in rows.split(4)]), whole)
     order = torch.tensor([8, 0, 3])
-    assert torch.equal(leaves(NESTED)[1].read(rows[order]), whole[order])
+    assert torch.equal(read_tensor(leaves(NESTED)[1], rows[order]), whole[order])
 
 
 def test_rows_are_what_workers_write():
