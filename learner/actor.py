@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from learner.errors import NoLegalAction, NonFiniteError
-from learner.forward_only import ForwardOnly
+from learner.arrays import Array, Ids
+from learner.forward_only import ForwardOnly, activation_of, is_plain_mlp, parameters_of
+from learner.heads import ActingHead
+from learner.normalize import ObservationNormalizer
+from learner.numpy_policy import ActingPlan, Acts, NumpyPolicy, finite, require_choice
 from learner.policy import ActorCritic
-
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
 
 
 class Actor:
@@ -25,6 +22,8 @@ class Actor:
     like a failure of the env. State that belongs to acting rather than to the weights (the memory of a
     recurrent policy, a snapshot of weights that an update must not change) has its place here.
 
+    Small policies on the CPU act by `NumpyPolicy`, which gives the same bits in a worker; others by torch.
+
     Args:
         policy: acts; to act with weights that stay as they are, give a copy.
     """
@@ -33,12 +32,17 @@ class Actor:
         self.policy = policy
         self.head = policy.head
         self._actor, self._critic = ForwardOnly(policy.actor), ForwardOnly(policy.critic)
+        self._numpy: NumpyPolicy | None = None
+        self._seen: list[int] | None = None
+
+    def now(self) -> Acts:
+        """What acts just as this actor would now, as long as no weight is moved or replaced, but cheaper."""
+        return self._in_numpy() or self
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """The noise for `rows` rows, f32[rows, K]; see `ActionHead.draw_noise`."""
         return self.head.draw_noise(rng, rows)
 
-    @torch.inference_mode()
     def act(self, obs: Array, noise: Array | None, env_ids: Ids | None = None) -> Array:
         """Choose actions.
 
@@ -54,9 +58,10 @@ class Actor:
             NoLegalAction: a mask allows nothing.
             NonFiniteError: the actions are not finite.
         """
-        outputs = self._outputs_and_features(obs, env_ids)[0].cpu().numpy()
-        actions = self.head.mode(outputs) if noise is None else self.head.sample(outputs, noise)
-        return _finite(actions)
+        if (in_numpy := self._in_numpy()) is not None:
+            return in_numpy.act(obs, noise, env_ids)
+        outputs = self._features_and_outputs(obs, env_ids)[1].cpu().numpy()
+        return finite(self.head.mode(outputs) if noise is None else self.head.sample(outputs, noise))
 
     @torch.inference_mode()
     def act_with_values(self, obs: Array, noise: Array) -> tuple[Array, Array, Array]:
@@ -72,8 +77,12 @@ class Actor:
         Raises:
             NoLegalAction, NonFiniteError: see `act`.
         """
-        outputs, features = self._outputs_and_features(obs, None)
-        actions = _finite(self.head.sample(outputs.cpu().numpy(), noise))
+        if (in_numpy := self._in_numpy()) is not None:
+            with np.errstate(all="ignore"):  # `finite` looks at what has become of it
+                features, outputs = map(torch.from_numpy, in_numpy.inputs_and_outputs(obs))
+        else:
+            features, outputs = self._features_and_outputs(obs, None)
+        actions = finite(self.head.sample(outputs.cpu().numpy(), noise))
         log_probs = self.head.log_prob(outputs, torch.as_tensor(actions, device=self.policy.device))
         values = self._critic(features).squeeze(1)
         return actions, values.cpu().numpy(), log_probs.cpu().numpy()
@@ -82,18 +91,52 @@ class Actor:
         """Env actions [G, *A] for actions [G, *A]; see `ActionHead.to_env`."""
         return self.head.to_env(actions)
 
-    def _outputs_and_features(self, obs: Array, env_ids: Ids | None) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def _features_and_outputs(self, obs: Array, env_ids: Ids | None) -> tuple[Tensor, Tensor]:
         policy = self.policy
         inputs, masks = policy.preprocess(torch.as_tensor(obs, device=policy.device))
         if masks.shape[1]:
-            stuck = np.flatnonzero(~self.head.has_choice(masks.cpu().numpy()))
-            if len(stuck):
-                raise NoLegalAction(stuck) if env_ids is None else NoLegalAction(env_ids[stuck], "envs")
+            require_choice(self.head, masks.cpu().numpy(), env_ids)
         features = policy.encoder(inputs)
-        return policy.masks.apply(self._actor(features), masks), features
+        return features, policy.masks.apply(self._actor(features), masks)
+
+    def _in_numpy(self) -> NumpyPolicy | None:
+        """The policy with its present weights, unless they are where they were; None if torch has to act."""
+        seen = _places_of_weights(self.policy)
+        if seen != self._seen:
+            self._seen = seen
+            plan = acting_plan(self.policy)
+            self._numpy = None if plan is None else NumpyPolicy(plan, acting_weights(self.policy))
+        return self._numpy
 
 
-def _finite(actions: Array) -> Array:
-    if not np.isfinite(actions).all():
-        raise NonFiniteError("the policy's actions are not finite; a smaller learning rate may help")
-    return actions
+def acting_plan(policy: ActorCritic) -> ActingPlan | None:
+    """How a policy acts without torch; None if it cannot: images, custom encoders, CUDA, changed modules."""
+    inputs, head = policy.encoder.in_numpy, policy.head
+    if type(policy) is not ActorCritic or not is_plain_mlp(policy.actor) or not isinstance(head, ActingHead):
+        return None
+    if inputs is None or any(
+        module._forward_hooks or module._forward_pre_hooks for module in policy.encoder.modules()
+    ):
+        return None
+    if any(tensor.device.type != "cpu" for tensor in _tensors(policy)):
+        return None
+    return ActingPlan(inputs, policy.masks.leaf, activation_of(policy.actor), head.actions)
+
+
+def acting_weights(policy: ActorCritic) -> list[Array]:
+    """The weights that a policy acts with, as `ActingPlan` orders them: views that see later changes."""
+    return [tensor.detach().numpy() for tensor in _tensors(policy)]
+
+
+def _tensors(policy: ActorCritic) -> list[Tensor]:
+    normalizers = [m for m in policy.encoder.modules() if isinstance(m, ObservationNormalizer)]
+    statistics = [tensor for normalizer in normalizers for tensor in (normalizer.mean, normalizer.var)]
+    return [*statistics, *parameters_of(policy.actor), *policy.head.parameters()]
+
+
+def _places_of_weights(policy: ActorCritic) -> list[int]:
+    """Changes whenever tensors were moved or replaced, or hooks set."""
+    modules = [policy.encoder, *policy.actor.children()]
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules]
+    return [tensor.data_ptr() for tensor in _tensors(policy)] + hooks

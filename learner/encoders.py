@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from learner.arrays import Array
 from learner.images import channel_count_and_sides, channels_first, is_image
+from learner.inputs import CompositeInputs, Inputs, OneHotInputs, VectorInputs
 from learner.networks import NatureCNN
 from learner.normalize import ObservationNormalizer
 from learner.space_tensors import read_tensor, unpack
@@ -35,9 +36,11 @@ class Encoder(nn.Module):
         features: F.
         is_trainable: whether `forward` has weights; actor and critic share them.
         needs_hidden_layers: whether actor and critic put hidden layers behind the features; false for images.
+        in_numpy: `preprocess` for acting without torch, bit for bit; None where only tensors will do.
     """
 
     features: int
+    in_numpy: Inputs | None = None
     is_trainable = False
     needs_hidden_layers = True
 
@@ -66,22 +69,14 @@ class VectorEncoder(Encoder):
 
     def __init__(self, space: gym.Space[Any], normalizer: Normalizer | None = None) -> None:
         super().__init__()
+        normalizes = normalizer is not None and isinstance(space, gym.spaces.Box)
         self.features = math.prod(space.shape or ())
-        self.normalizer = None
-        self._scales = False
-        if isinstance(space, gym.spaces.Box):
-            if normalizer is not None:
-                self.normalizer = normalizer((self.features,))
-            elif space.dtype is not None and space.dtype.kind in "iu":
-                self._scale_to_unit(space)
-
-    def _scale_to_unit(self, space: gym.spaces.Box) -> None:
-        low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-        bounded = high - low < 2.0**31 - 1.0  # integers "without bounds" have those of their dtype
-        self._scales = bool(bounded.any())
-        self.register_buffer("low", torch.from_numpy(np.where(bounded, low, 0.0)), persistent=False)
-        width = np.where(bounded, np.maximum(high - low, 1.0), 1.0)
-        self.register_buffer("width", torch.from_numpy(width), persistent=False)
+        self.normalizer = normalizer((self.features,)) if normalizer is not None and normalizes else None
+        self.in_numpy = read = VectorInputs(space, self.normalizer.clip if self.normalizer else None)
+        self._scales = read.low is not None
+        if read.low is not None and read.width is not None:
+            self.register_buffer("low", torch.from_numpy(read.low), persistent=False)
+            self.register_buffer("width", torch.from_numpy(read.width), persistent=False)
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """See `Encoder`."""
@@ -113,10 +108,9 @@ class OneHotEncoder(Encoder):
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
         super().__init__()
         check_choices([space], _CHOICES)
-        sizes = np.atleast_1d(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec).ravel()
-        self._sizes = [int(size) for size in sizes]
-        self._start = [int(start) for start in np.broadcast_to(np.ravel(space.start), sizes.shape)]
-        self.features = sum(self._sizes)
+        self.in_numpy = read = OneHotInputs(space)
+        self._sizes, self._start = read.sizes, read.start
+        self.features = read.size
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """See `Encoder`."""
@@ -178,6 +172,9 @@ class CompositeEncoder(Encoder):
         self.features = sum(part.features for part in parts)
         self.is_trainable = any(part.is_trainable for part in parts)
         self.needs_hidden_layers = any(part.needs_hidden_layers for part in parts)
+        in_numpy = [part.in_numpy for part in parts]
+        if all(read is not None for read in in_numpy):
+            self.in_numpy = CompositeInputs(list(zip(self._leaves, in_numpy, strict=True)))  # type: ignore[arg-type]
 
     def _pairs(self) -> list[tuple[Leaf, Encoder]]:
         return [(leaf, part) for leaf, part in zip(self._leaves, self.parts, strict=True)]  # type: ignore[misc]

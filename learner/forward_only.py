@@ -19,7 +19,7 @@ def is_plain_mlp(network: nn.Module) -> bool:
     layers, between = list(network)[::2], list(network)[1::2]
     if len(layers) != len(between) + 1 or any(type(layer) is not nn.Linear for layer in layers):
         return False
-    tensors = _parameters_of(network)
+    tensors = parameters_of(network)
     kinds = {type(activation) for activation in between}
     return (
         len({id(tensor) for tensor in tensors}) == 2 * len(layers)  # also without a bias there are fewer
@@ -32,7 +32,7 @@ def _has_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _parameters_of(network: nn.Module) -> list[Tensor]:
+def parameters_of(network: nn.Module) -> list[Tensor]:
     """Weight and bias of each layer; unlike in `parameters()`, shared ones count twice."""
     modules = network._modules.values()
     return [p for m in modules if m is not None for p in m._parameters.values() if p is not None]
@@ -66,7 +66,7 @@ class ForwardOnly:
     def _look(self) -> NumpyMLP | None:
         """The present weights as arrays, unless they are the same as before; None if torch has to do it."""
         network = self._network
-        seen = [parameter.data_ptr() for parameter in _parameters_of(network)]
+        seen = [parameter.data_ptr() for parameter in parameters_of(network)]
         seen += [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.children()]
         if seen != self._seen:
             self._seen = seen
@@ -84,7 +84,7 @@ def numpy_mlp(
         weights: views of its parameters in their order; None takes them from it.
         gradients: arrays of the same shapes, which `backward` fills; none if only `forward` is needed.
     """
-    views = [p.detach().numpy() for p in _parameters_of(network)] if weights is None else weights
+    views = [p.detach().numpy() for p in parameters_of(network)] if weights is None else weights
     return NumpyMLP(views, gradients, activation_of(network))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead, segments_of
+from learner.actions import segments_of
+from learner.heads import CategoricalHead, GaussianHead, MultiCategoricalHead
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -120,7 +121,7 @@ def head_gradient(head: nn.Module, weights: list[Floats], gradients: list[Floats
     if type(head) is CategoricalHead:
         return CategoricalGradient(np.array([head.num_outputs]))
     if type(head) is MultiCategoricalHead:
-        return CategoricalGradient(head.action_space.nvec.ravel())
+        return CategoricalGradient(head.nvec.ravel())
     if type(head) is GaussianHead:
         return GaussianGradient(weights[0], gradients[0])
     return None

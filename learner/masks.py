@@ -9,12 +9,11 @@ import gymnasium as gym
 import numpy.typing as npt
 from torch import Tensor
 
+from learner.numpy_policy import ILLEGAL
 from learner.space_tensors import read_tensor
 from learner.spaces import MASK_KEY, Leaf, leaves
 
 Array = npt.NDArray[Any]
-
-_ILLEGAL = -1e8  # exp of it is exactly 0, but, unlike -inf, 0 times it is not NaN
 
 
 def mask_outputs(outputs: Tensor, mask: Tensor) -> Tensor:
@@ -31,11 +30,14 @@ def mask_outputs(outputs: Tensor, mask: Tensor) -> Tensor:
     Returns:
         f32[S, K].
     """
-    return outputs.masked_fill(~mask, _ILLEGAL)
+    return outputs.masked_fill(~mask, ILLEGAL)
 
 
 class Masks(Protocol):
     """The action masks of an observation space."""
+
+    leaf: Leaf | None
+    """The part of the observation that holds the mask, if there is one."""
 
     def read(self, rows: Tensor) -> Tensor:
         """The masks bool[S, K] in rows [S, *O]; bool[S, 0] if there are none."""
@@ -49,6 +51,8 @@ class Masks(Protocol):
 
 class NoMasks:
     """Every action is always legal. Implements `Masks`."""
+
+    leaf: Leaf | None = None
 
     def read(self, rows: Tensor) -> Tensor:
         """See `Masks`."""
@@ -71,6 +75,7 @@ class ObservedMasks:
     """
 
     def __init__(self, leaf: Leaf) -> None:
+        self.leaf: Leaf | None = leaf
         self._leaf = leaf
 
     def read(self, rows: Tensor) -> Tensor:
@@ -83,7 +88,7 @@ class ObservedMasks:
 
     def apply_numpy(self, outputs: Array, masks: Array) -> Array:
         """See `Masks`."""
-        outputs[~masks] = _ILLEGAL
+        outputs[~masks] = ILLEGAL
         return outputs
 
 

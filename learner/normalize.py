@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.arrays import Floats
-
-_EPSILON = 1e-8
+from learner.inputs import EPSILON
 
 
 class RunningMoments(nn.Module):
@@ -65,7 +64,7 @@ class ObservationNormalizer(RunningMoments):
         """F32[S, *shape] for obs [S, *shape] of any dtype."""
         # In float64: an offset of 1e4 would cost half the digits of a float32.
         centred = obs.to(torch.float64) - self.mean
-        return (centred / torch.sqrt(self.var + _EPSILON)).clamp(-self.clip, self.clip).float()
+        return (centred / torch.sqrt(self.var + EPSILON)).clamp(-self.clip, self.clip).float()
 
 
 class RewardScaler(nn.Module):
@@ -117,7 +116,7 @@ class RewardScaler(nn.Module):
 
     def scale(self, rewards: npt.ArrayLike) -> Floats:
         """Scaled rewards f64[S] for rewards [S]; signs are kept."""
-        std = float(torch.sqrt(self.moments.var + _EPSILON))
+        std = float(torch.sqrt(self.moments.var + EPSILON))
         scaled: Floats = np.clip(np.asarray(rewards, np.float64) / std, -self.clip, self.clip)
         return scaled
 
