@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from prl.quickstart import PPO, AsyncPPO
     from prl.run.sinks import Sink
     from prl.run.train import train
-    from prl.training.collect import collect
     from prl.training.evaluate import evaluate
     from prl.training.trainer import Report, Trainer
     from workers.envs import env_factory
@@ -43,7 +42,6 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "VecMemory",
-    "collect",
     "env_factory",
     "episode_seed",
     "evaluate",
@@ -67,7 +65,6 @@ _HOME = {
     "TrainConfig": "prl.config.train_config",
     "Trainer": "prl.training.trainer",
     "VecMemory": "prl.custom_loop",
-    "collect": "prl.training.collect",
     "env_factory": "workers.envs",
     "episode_seed": "workers.seeding",
     "evaluate": "prl.training.evaluate",

@@ -1,70 +1,110 @@
-"""What a round is: whole episodes, or a fixed number of steps. Which env continues, with which seed."""
+"""What a round is: whole episodes, or a fixed number of steps; who begins which episode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from workers.pool import EnvPool, StepBatch
-from workers.replay import ActionLog, replay
+from learner.arrays import Floats
+from learner.store import Rollout
+from prl.training.episode_log import EpisodeLog, ToEnv
+from prl.training.group_round import GroupRollout, GroupTask
+from workers.arrays import Array, Ids
+from workers.pool import EnvPool
+from workers.replay import replay
 from workers.seeding import episode_seed
 
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+
+def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
+    """Env indices in contiguous blocks of nearly equal size; they depend on nothing but the two numbers."""
+    bounds = [group * num_envs // num_groups for group in range(num_groups + 1)]
+    return [np.arange(*pair) for pair in itertools.pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The outcome of one round.
+
+    Attributes:
+        parts: the steps of each group.
+        returns: f64[E] of the episodes that ended in it, undiscounted, in env order.
+        lengths: i64[E], steps.
+        steps: of all envs.
+        longest: steps of the env that played most.
+        lost: episodes that were closed because their worker failed.
+        idle_seconds: that an env waited for the last ones to finish, averaged over envs.
+    """
+
+    parts: list[Rollout]
+    returns: Floats
+    lengths: Ids
+    steps: int
+    longest: int
+    lost: int
+    idle_seconds: float
+
+    @classmethod
+    def of(cls, parts: Sequence[GroupRollout], idle_seconds: float = 0.0) -> Round:
+        """The groups' parts, in the order of the groups, as one."""
+        env_ids = np.concatenate([part.episodes.env_ids for part in parts])
+        order = np.argsort(env_ids, kind="stable")  # an env's own episodes stay in the order of time
+        return cls(
+            parts=[part.rollout for part in parts],
+            returns=np.concatenate([part.episodes.returns for part in parts])[order],
+            lengths=np.concatenate([part.episodes.lengths for part in parts])[order],
+            steps=sum(len(part.rollout) for part in parts),
+            longest=max(part.longest for part in parts),
+            lost=sum(part.lost for part in parts),
+            idle_seconds=idle_seconds,
+        )
 
 
 class EpisodeTracker:
-    """Episodes of N envs: seeds of the coming ones, returns and lengths of the running and finished ones.
+    """Episodes of N envs: how many have begun, and how far the running ones are.
 
     Args:
         num_envs: N.
         seed: of the run; episode k of env i has `episode_seed(seed, i, k)`.
         first_episode: k of every env's first episode.
+
+    Attributes:
+        started: i64[N], k of the episode that each env begins next.
+        returns, lengths: f64[N] and i64[N], of the episodes that are in their middle; else 0.
     """
 
     def __init__(self, num_envs: int, seed: int, first_episode: int = 0) -> None:
         self.num_envs = num_envs
         self.seed = seed
         self.started = np.full(num_envs, first_episode, np.int64)
-        self.next_seeds = np.zeros(num_envs, np.int64)
         self.returns = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, np.int64)
-        self._finished: list[tuple[int, float, int]] = []
-        self._derive(np.arange(num_envs))
 
-    def _derive(self, env_ids: Ids) -> None:
-        # Kept, because deriving the seeds of all envs would cost more than a step does.
-        for env in env_ids.tolist():
-            self.next_seeds[env] = episode_seed(self.seed, env, int(self.started[env]))
+    def task(
+        self, group: int, env_ids: Ids, noise: Sequence[int], num_steps: int | None, obs: Array | None
+    ) -> GroupTask:
+        """What a group plays next; see `GroupTask`."""
+        return GroupTask(
+            group=group,
+            env_ids=env_ids,
+            seed=self.seed,
+            noise=(*noise, group),
+            started=self.started[env_ids],
+            num_steps=num_steps,
+            obs=obs,
+            returns=self.returns[env_ids],
+            lengths=self.lengths[env_ids],
+        )
 
-    def start(self, env_ids: Ids) -> Ids:
-        """The next episode of each env begins; its seeds i64[G]."""
-        seeds = self.next_seeds[env_ids]
-        self.started[env_ids] += 1
-        self.returns[env_ids] = 0.0
-        self.lengths[env_ids] = 0
-        self._derive(env_ids)
-        return seeds
-
-    def count(self, batch: StepBatch, ended: Flags) -> None:
-        """One step of each env of the batch."""
-        ids = batch.env_ids
-        self.returns[ids] += batch.reward
-        self.lengths[ids] += 1
-        for env in ids[ended].tolist():
-            self._finished.append((env, float(self.returns[env]), int(self.lengths[env])))
-
-    def take_finished(self) -> tuple[npt.NDArray[np.float64], Ids]:
-        """Returns f64[E] and lengths i64[E] of the episodes ended since the last call, env by env."""
-        # Sorting is stable: an env's own episodes stay in the order of time.
-        episodes = sorted(self._finished, key=lambda episode: episode[0])
-        self._finished = []
-        return np.array([e[1] for e in episodes]), np.array([e[2] for e in episodes], np.int64)
+    def take(self, env_ids: Ids, part: GroupRollout) -> None:
+        """Go on from where a group's part has ended."""
+        self.started[env_ids] = part.started
+        self.returns[env_ids] = part.returns
+        self.lengths[env_ids] = part.lengths
 
     def state_dict(self) -> dict[str, Any]:
         """Which episodes were started, and how far the running ones are."""
@@ -84,7 +124,6 @@ class EpisodeTracker:
         self.started = np.array(state["started"], np.int64)
         self.returns = np.array(state["returns"])
         self.lengths = np.array(state["lengths"], np.int64)
-        self._derive(np.arange(self.num_envs))
 
 
 class RoundKind(Protocol):
@@ -92,14 +131,18 @@ class RoundKind(Protocol):
 
     tracker: EpisodeTracker
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
-        """What each group acts on first: env ids i64[G] and observations [G, *O]."""
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
+        """What a group plays in its next round.
 
-    def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
-        """Give the pool one step to do."""
+        Args:
+            group: its number.
+            env_ids: i64[G], its envs.
+            noise: stream and counters of the generator that draws the noise of actions; the group's number
+                follows them.
+        """
 
-    def after_step(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
-        """After a step: which envs are done with the round, bool[G], and what the others act on next."""
+    def take(self, env_ids: Ids, part: GroupRollout) -> None:
+        """The group's next round begins where this one has ended."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round depends on, the state of envs included."""
@@ -118,17 +161,13 @@ class WholeEpisodes:
     def __init__(self, tracker: EpisodeTracker) -> None:
         self.tracker = tracker
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
         """See `RoundKind`."""
-        yield from _start_all(pool, self.tracker, groups)
+        return self.tracker.task(group, env_ids, noise, None, None)
 
-    def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
+    def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""
-        pool.send(env_ids, env_actions)
-
-    def after_step(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
-        """See `RoundKind`."""
-        return ended, batch.obs
+        self.tracker.take(env_ids, part)
 
     def state_dict(self) -> dict[str, Any]:
         """See `RoundKind`. No env is in mid-episode between two rounds."""
@@ -139,57 +178,36 @@ class WholeEpisodes:
         self.tracker.load_state_dict(state["tracker"])
 
 
-def _start_all(pool: EnvPool, tracker: EpisodeTracker, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
-    """Start an episode in every env; the first observations, group after group."""
-    for ids in groups:
-        pool.reset(ids, tracker.start(ids))
-    for _ in groups:
-        batch = pool.recv()
-        yield batch.env_ids, batch.obs
-
-
 class FixedSteps:
     """Every env plays `num_steps` steps; ended episodes are followed by the next ones at once. A `RoundKind`.
 
     Args:
         tracker: of the envs' episodes.
         num_steps: per env and round.
+        to_env: makes env actions of those in rollouts, for states: they hold those of running episodes.
     """
 
-    def __init__(self, tracker: EpisodeTracker, num_steps: int) -> None:
+    def __init__(self, tracker: EpisodeTracker, num_steps: int, to_env: ToEnv) -> None:
         self.tracker = tracker
         self.num_steps = num_steps
-        self._played = np.zeros(tracker.num_envs, np.int64)
         self._obs: Array | None = None
-        self._log = ActionLog(tracker.num_envs)
+        self._shown = np.zeros(tracker.num_envs, np.bool_)  # envs that are in mid-episode
+        self._log = EpisodeLog(tracker.num_envs, to_env)
 
-    def begin(self, pool: EnvPool, groups: Sequence[Ids]) -> Iterator[tuple[Ids, Array]]:
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
         """See `RoundKind`."""
-        self._played[:] = 0
-        self._log.trim()
-        if self._obs is not None:
-            for ids in groups:
-                yield ids, self._obs[ids]
-            return
-        yield from _start_all(pool, self.tracker, groups)
+        obs = self._obs[env_ids] if self._obs is not None and self._shown[env_ids].all() else None
+        return self.tracker.task(group, env_ids, noise, self.num_steps, obs)
 
-    def send(self, pool: EnvPool, env_ids: Ids, env_actions: Array) -> None:
+    def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""
-        self._log.add(env_ids, env_actions)
-        pool.send(env_ids, env_actions, self.tracker.next_seeds[env_ids])
-
-    def after_step(self, batch: StepBatch, ended: Flags) -> tuple[Flags, Array]:
-        """See `RoundKind`."""
-        ids = batch.env_ids
-        obs = batch.obs if batch.next_obs is None else batch.next_obs
+        assert part.obs is not None, "a group that has played fixed steps is in mid-episode"
+        self.tracker.take(env_ids, part)
+        self._shown[env_ids] = True
         if self._obs is None:
-            self._obs = np.zeros((self.tracker.num_envs, *obs.shape[1:]), obs.dtype)
-        self._obs[ids] = obs
-        if ended.any():
-            self.tracker.start(ids[ended])  # the pool has reset them with just these seeds
-            self._log.restart(ids[ended])
-        self._played[ids] += 1
-        return self._played[ids] == self.num_steps, obs
+            self._obs = np.zeros((self.tracker.num_envs, *part.obs.shape[1:]), part.obs.dtype)
+        self._obs[env_ids] = part.obs
+        self._log.add(part.rollout)
 
     def state_dict(self) -> dict[str, Any]:
         """See `RoundKind`. Of each env, in mid-episode: its actions since the reset, and what it shows."""
@@ -205,5 +223,6 @@ class FixedSteps:
         actions = [[] if env is None else list(env.numpy()) for env in state["actions"]]
         self._log.load(actions)
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()
+        self._shown[:] = self._obs is not None
         if self._obs is not None:  # before the first round there is nothing to bring back
             replay(pool, self.tracker.running_seeds(), actions, self._obs)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,19 @@ import numpy.typing as npt
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
-from learner.store import Rollout, Store
-from prl.training.collect import Group, Round, collect, split_groups
-from prl.training.rounds import EpisodeTracker, FixedSteps, RoundKind, WholeEpisodes
-from prl.training.timed_pool import TimedPool
+from learner.store import Rollout, concatenate
+from prl.training.collector import Collector
+from prl.training.group_round import PlayingTime
+from prl.training.lagging import LaggingPolicy
+from prl.training.phases import phase_shares
+from prl.training.players import LearnerPlayers, Players, Weights
+from prl.training.progress import Progress, Stopwatch
+from prl.training.rounds import EpisodeTracker, FixedSteps, Round, RoundKind, WholeEpisodes, split_groups
 from workers.pool import EnvPool
 from workers.seeding import Stream, generator
 
 _WARM_UP_STEPS = 2048
 _WARM_UP_EPISODE = 1 << 31  # beyond all episodes of the run itself
-_RECENT_EPISODES = 100
 
 
 @dataclass(frozen=True)
@@ -51,48 +54,6 @@ class Report:
     metrics: dict[str, float]
 
 
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        iteration: updates so far.
-        round: rounds so far.
-        episodes: finished so far.
-        timesteps: env steps so far.
-        lost_episodes: so far.
-        recent_returns, recent_lengths: of the last 100 episodes.
-    """
-
-    iteration: int = 0
-    round: int = 0
-    episodes: int = 0
-    timesteps: int = 0
-    lost_episodes: int = 0
-    recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_EPISODES))
-    recent_lengths: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT_EPISODES))
-
-    def count(self, played: Round) -> None:
-        """One more round."""
-        self.round += 1
-        self.episodes += len(played.returns)
-        self.timesteps += played.steps
-        self.lost_episodes += played.lost
-        self.recent_returns.extend(played.returns.tolist())
-        self.recent_lengths.extend(played.lengths.tolist())
-
-    def state_dict(self) -> dict[str, Any]:
-        """All fields, as numbers and lists of numbers."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: list(v) if isinstance(v, deque) else v for name, v in values.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        for item in fields(self):
-            value = state[item.name]
-            setattr(self, item.name, deque(value, _RECENT_EPISODES) if isinstance(value, list) else value)
-
-
 @dataclass(frozen=True)
 class Collected:
     """What an update learns from.
@@ -102,8 +63,8 @@ class Collected:
         acting_policy: has played them.
         rounds: in which they were played.
         timesteps_before: env steps of the run before the first of them.
-        seconds: that playing took.
-        wait_seconds: of these, waiting for envs.
+        seconds: that the learner has given to collecting them.
+        playing: what the players have spent meanwhile, all together.
     """
 
     rollout: Rollout
@@ -111,7 +72,7 @@ class Collected:
     rounds: list[Round]
     timesteps_before: int
     seconds: float
-    wait_seconds: float
+    playing: PlayingTime
 
 
 class Trainer:
@@ -123,12 +84,14 @@ class Trainer:
         batch_size: steps that an update waits for, at least.
         total_timesteps: length of the run, for annealing.
         seed: of everything that is drawn during the run.
-        num_groups: in which envs are stepped; 2 lets the policy act while envs step. Part of what a seed
-            means: another number gives other weights.
+        num_groups: in which envs are stepped; the policy acts for one while the others step. Part of what a
+            seed means: another number gives other weights.
         num_steps: of every env in a round; None makes a round one whole episode of every env.
+        overlap: play each batch with the weights before the last update, while that update runs.
+        players: play in the pool; None lets the learner act.
 
     Raises:
-        ValueError: `num_groups` is not in 1..N.
+        ValueError: `num_groups` is not in 1..N, or the players have another pool.
     """
 
     def __init__(
@@ -141,35 +104,63 @@ class Trainer:
         seed: int,
         num_groups: int = 1,
         num_steps: int | None = None,
+        overlap: bool = False,
+        players: Players | None = None,
     ) -> None:
         if not 1 <= num_groups <= pool.num_envs:
             raise ValueError(f"num_groups must lie in 1..{pool.num_envs} (num_envs), got {num_groups}")
-        self.pool = TimedPool(pool)
+        self.pool = pool
         self.learner = learner
-        self.batch_size = batch_size
         self.total_timesteps = total_timesteps
         self.seed = seed
+        self.overlap = overlap
+        self._players = LearnerPlayers(pool) if players is None else players
+        if self._players.pool is not pool:
+            raise ValueError("the players must play in the trainer's own pool")
         self._num_steps = num_steps
-        self._groups = split_groups(pool.num_envs, num_groups)
-        policy = learner.policy
-        self._store = Store(policy.observation_space, policy.head.action_space, pool.num_envs)
-        self._rounds = _round_kind(EpisodeTracker(pool.num_envs, seed), num_steps)
+        groups = split_groups(pool.num_envs, num_groups)
+        rounds = self._rounds_of(EpisodeTracker(pool.num_envs, seed), num_steps)
+        self._collector = Collector(self._players, rounds, groups, batch_size)
         self._progress = Progress()
-        self._stopwatch = _Stopwatch(0)
+        self._stopwatch = Stopwatch(0)
+        self._lagging = LaggingPolicy(learner.policy) if overlap else None
+
+    def _rounds_of(self, tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
+        if num_steps is None:
+            return WholeEpisodes(tracker)
+        return FixedSteps(tracker, num_steps, self.learner.policy.head.to_env)
 
     def iterations(self) -> Iterator[Report]:
-        """One report per update: collect with the present weights, then learn from what was collected.
+        """One report per update: collect a batch, then learn from it.
 
-        Nothing is running at the `yield`: the policy is that of the report. Other schedules are other
-        generators over `collect` and `learn`.
+        At the `yield` the policy is that of the report. Other schedules are other generators over `collect`
+        and `learn`.
         """
-        self._stopwatch = _Stopwatch(self._progress.timesteps)
+        self._stopwatch = Stopwatch(self._progress.timesteps)
         self._warm_up()
         while True:
-            report = self.learn(self.collect(self.learner.policy))
+            report = self._iterate() if self._lagging is None else self._iterate_overlapped(self._lagging)
             self._stopwatch.pause()
             yield report
             self._stopwatch.resume()
+
+    def _iterate(self) -> Report:
+        """Collect with the present weights, then update them. Nothing is running afterwards."""
+        return self.learn(self.collect(self.learner.policy))
+
+    def _iterate_overlapped(self, lagging: LaggingPolicy) -> Report:
+        """While an update runs, players in other processes play the next batch with the weights before it.
+
+        The lag is one update by construction, and not a matter of time: batch k is played with the weights
+        before update k - 1 (the first two with the initial ones), however long anything takes.
+        """
+        acting = lagging.acting(self._players)
+        following = lagging.follow(self._players)
+        goes_on = self._progress.timesteps + self._collector.batch_size < self.total_timesteps
+        collected = self._collect(acting, following if goes_on else None)
+        if self._progress.timesteps < self.total_timesteps:
+            self._collector.begin(following)
+        return self.learn(collected)
 
     def collect(self, policy: ActorCritic) -> Collected:
         """Play as many rounds as a batch needs.
@@ -177,18 +168,23 @@ class Trainer:
         Args:
             policy: acts; the learner's own, or a copy whose weights may be older.
         """
-        began, waited, before = time.perf_counter(), self.pool.wait_seconds, self._progress.timesteps
-        self._store.clear()
+        return self._collect(self._players.publish(policy), None)
+
+    def _collect(self, weights: Weights, following: Weights | None) -> Collected:
+        began, playing = time.perf_counter(), copy.copy(self._players.seconds)
+        before = self._progress.timesteps
         rounds: list[Round] = []
-        while len(self._store) < self.batch_size:
-            rounds.append(self._play_round(policy))
+        for played in self._collector.collect(weights, following):
+            self._progress.count(played)
+            rounds.append(played)
+        rollout = concatenate([part for played in rounds for part in played.parts])
         return Collected(
-            rollout=self._store.rollout(),
-            acting_policy=policy,
+            rollout=rollout,
+            acting_policy=weights.policy,
             rounds=rounds,
             timesteps_before=before,
             seconds=time.perf_counter() - began,
-            wait_seconds=self.pool.wait_seconds - waited,
+            playing=self._players.seconds - playing,
         )
 
     def learn(self, collected: Collected) -> Report:
@@ -199,12 +195,12 @@ class Trainer:
         losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
         self._progress.iteration += 1
         update_seconds = time.perf_counter() - began
-        seconds = collected.seconds + update_seconds
+        seconds = max(self._stopwatch.lap(), collected.seconds + update_seconds)
         times = {
             "time/fps": self._stopwatch.steps_per_second(self._progress.timesteps),
             "time/iteration_fps": len(collected.rollout) / seconds,
-            "time/env_wait_share": collected.wait_seconds / seconds,
-            "time/update_share": update_seconds / seconds,
+            "time/straggler_share": sum(played.idle_seconds for played in collected.rounds) / seconds,
+            **phase_shares(collected, update_seconds, seconds, self._players),
         }
         return self._report(collected.rounds, times, losses)
 
@@ -216,23 +212,14 @@ class Trainer:
         num_envs = self.pool.num_envs
         wanted = min(_WARM_UP_STEPS, self.total_timesteps // 10)
         per_env = max(1, -(-wanted // num_envs))
-        steps = FixedSteps(EpisodeTracker(num_envs, self.seed, _WARM_UP_EPISODE), per_env)
-        self._store.clear()
-        played = collect(self.pool, policy, self._store, steps, self._noisy_groups(Stream.WARM_UP))
-        policy.update_statistics(self._store.rollout().obs)
-        self._progress.timesteps += played.steps
-
-    def _play_round(self, policy: ActorCritic) -> Round:
-        groups = self._noisy_groups(Stream.NOISE, self._progress.round)
-        played = collect(self.pool, policy, self._store, self._rounds, groups)
-        self._progress.count(played)
-        return played
-
-    def _noisy_groups(self, stream: Stream, *counters: int) -> list[Group]:
-        return [
-            Group(ids, generator(self.seed, stream, *counters, group))
-            for group, ids in enumerate(self._groups)
+        steps = self._rounds_of(EpisodeTracker(num_envs, self.seed, _WARM_UP_EPISODE), per_env)
+        weights = self._players.publish(policy)
+        tasks = [
+            steps.task(group, ids, (Stream.WARM_UP,)) for group, ids in enumerate(self._collector.groups)
         ]
+        played = Round.of(sorted(self._players.play(weights, tasks), key=lambda part: part.group))
+        policy.update_statistics(concatenate(played.parts).obs)
+        self._progress.timesteps += played.steps
 
     def _report(self, rounds: list[Round], times: dict[str, float], losses: dict[str, float]) -> Report:
         progress = self._progress
@@ -264,8 +251,9 @@ class Trainer:
         """What has to be equal in a trainer that continues from a state of this one."""
         return {
             "num_envs": self.pool.num_envs,
-            "num_groups": len(self._groups),
+            "num_groups": len(self._collector.groups),
             "num_steps": self._num_steps,
+            "overlap": self.overlap,
             "seed": self.seed,
             "exploration": type(self.learner.exploration).__name__,
         }
@@ -279,7 +267,8 @@ class Trainer:
             "signature": self._signature(),
             "learner": self.learner.state_dict(),
             "progress": self._progress.state_dict(),
-            "rounds": self._rounds.state_dict(),
+            "rounds": self._collector.rounds.state_dict(),
+            "acting": None if self._lagging is None else self._lagging.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -292,31 +281,13 @@ class Trainer:
         differences = [f"{name} {other[name]}, not {own[name]}" for name in own if other[name] != own[name]]
         if differences:
             raise ValueError(f"the state is of a trainer with {'; '.join(differences)}")
+        self._collector.abandon()
         self.learner.load_state_dict(state["learner"])
         self._progress.load_state_dict(state["progress"])
-        self._rounds.load_state_dict(state["rounds"], self.pool)
-
-
-def _round_kind(tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
-    return WholeEpisodes(tracker) if num_steps is None else FixedSteps(tracker, num_steps)
-
-
-class _Stopwatch:
-    """The time of training itself, without what the caller does between two reports."""
-
-    def __init__(self, timesteps: int) -> None:
-        self._start = time.perf_counter()
-        self._paused_at = self._start
-        self._start_steps = timesteps
-
-    def pause(self) -> None:
-        self._paused_at = time.perf_counter()
-
-    def resume(self) -> None:
-        self._start += time.perf_counter() - self._paused_at
-
-    def steps_per_second(self, timesteps: int) -> float:
-        return (timesteps - self._start_steps) / (time.perf_counter() - self._start)
+        self._collector.next_round = self._progress.round
+        self._collector.rounds.load_state_dict(state["rounds"], self.pool)
+        if self._lagging is not None:
+            self._lagging.load_state_dict(state["acting"])
 
 
 def _mean(numbers: Iterable[float]) -> float:

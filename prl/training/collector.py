@@ -1,0 +1,81 @@
+"""Rounds, until a batch is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prl.training.group_round import GroupRollout
+from prl.training.players import Players, Weights
+from prl.training.rounds import Round, RoundKind
+from workers.arrays import Ids
+from workers.seeding import Stream
+
+
+@dataclass
+class Collector:
+    """Has players play one round after the other.
+
+    Attributes:
+        players: play.
+        rounds: say what a group plays next.
+        groups: env ids i64[G] of each, ascending, a partition of the N envs.
+        batch_size: steps that are enough.
+        next_round: number of the round that begins next; groups that play in it already are in `begun`.
+        begun: numbers of these groups.
+    """
+
+    players: Players
+    rounds: RoundKind
+    groups: Sequence[Ids]
+    batch_size: int
+    next_round: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun: set[int] = set()
+
+    def collect(self, weights: Weights, following: Weights | None = None) -> Iterator[Round]:
+        """As many rounds as a batch needs.
+
+        Args:
+            weights: act.
+            following: act in the next batch, which each group begins as soon as it has done its part of this
+                one and it is certain that this batch is full with the present round. None: nobody does.
+        """
+        steps = 0
+        while steps < self.batch_size:
+            played = self._round(weights, following, steps)
+            steps += played.steps
+            yield played
+
+    def begin(self, weights: Weights) -> None:
+        """Whoever has not begun the next round does it now."""
+        self._give(weights, [group for group in range(len(self.groups)) if group not in self.begun])
+
+    def abandon(self) -> None:
+        """Forget what has begun, and is not done."""
+        self.players.abandon()
+        self.begun.clear()
+
+    def _round(self, weights: Weights, following: Weights | None, steps: int) -> Round:
+        """One round, in a batch that has so many steps already."""
+        parts: dict[int, GroupRollout] = {}
+        others = [group for group in range(len(self.groups)) if group not in self.begun]
+        open_parts = self._give(weights, others)
+        self.next_round += 1
+        self.begun.clear()
+        for part in open_parts:
+            parts[part.group] = part
+            self.rounds.take(self.groups[part.group], part)
+            steps += len(part.rollout)
+            if following is not None and steps >= self.batch_size:
+                self._give(following, [group for group in parts if group not in self.begun])
+        return Round.of([parts[group] for group in sorted(parts)], self.players.active.mean_wait())
+
+    def _give(self, weights: Weights, groups: Sequence[int]) -> Iterator[GroupRollout]:
+        """Give players the next round of these groups; what comes of all that are open."""
+        self.begun.update(groups)
+        noise = (Stream.NOISE, self.next_round)
+        return self.players.play(
+            weights, [self.rounds.task(group, self.groups[group], noise) for group in groups]
+        )

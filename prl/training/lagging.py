@@ -1,0 +1,47 @@
+"""The weights that act while an update moves the learner's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from learner.policy import ActorCritic
+from prl.training.players import Players, Weights
+
+
+class LaggingPolicy:
+    """Copies of a policy that lag one update behind it.
+
+    Two copies take turns: the one that has played a batch is needed until the update from it is done, while
+    the other plays the next.
+
+    Args:
+        policy: under training.
+    """
+
+    def __init__(self, policy: ActorCritic) -> None:
+        self._policy = policy
+        self._acting, self._spare = copy.deepcopy(policy), copy.deepcopy(policy)
+        self._published: Weights | None = None
+
+    def acting(self, players: Players) -> Weights:
+        """What plays the coming batch."""
+        if self._published is None:  # the run begins, or goes on from a state
+            self._published = players.publish(self._acting)
+        return self._published
+
+    def follow(self, players: Players) -> Weights:
+        """What plays the batch after it: the policy as it is now. The next `acting` is this."""
+        self._acting, self._spare = self._spare, self._acting
+        self._acting.load_state_dict(self._policy.state_dict())
+        self._published = players.publish(self._acting)
+        return self._published
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights that play the coming batch."""
+        return copy.deepcopy(self._acting.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._acting.load_state_dict(state)
+        self._published = None

@@ -1,0 +1,113 @@
+"""Who plays the groups' parts of a round: the interface, and the learner itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from learner.actor import Actor
+from learner.policy import ActorCritic
+from prl.training.active import ActiveEnvs
+from prl.training.group_round import GroupRollout, GroupTask, OnEnded, PlayingTime, play_groups
+from workers.arrays import Ids
+from workers.pool import EnvPool
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a policy as players know them.
+
+    Attributes:
+        version: counts from 0; two versions can be played at the same time.
+        policy: keeps its weights as long as tasks are played with them.
+    """
+
+    version: int
+    policy: ActorCritic
+
+
+class Players(Protocol):
+    """Play groups. What comes of a task depends on the weights and the task, never on who played it."""
+
+    pool: EnvPool
+    """The envs that they play in; free whenever no task is open."""
+    active: ActiveEnvs
+    """Which envs still do their part of the tasks at hand."""
+    seconds: PlayingTime
+    """Spent on playing so far, by all processes together."""
+    num_processes: int
+    """That act and step at the same time."""
+
+    def publish(self, policy: ActorCritic) -> Weights:
+        """Make the present weights of a policy known; tasks of the version before the last are done."""
+
+    def play(self, weights: Weights, tasks: Sequence[GroupTask]) -> Iterator[GroupRollout]:
+        """What comes of all open tasks of a version, in any order: of these, and of those given earlier.
+
+        Players in other processes begin at once, the iterator only waits for them.
+
+        Raises:
+            WorkerError: a worker died, hung or reported a failed env.
+            NoLegalAction, NonFiniteError: see `learner.actor.Actor.act`.
+        """
+
+    def abandon(self) -> None:
+        """Let all open tasks come to their end, and forget them."""
+
+
+class LearnerPlayers:
+    """The learner acts, exchanging actions and observations with a pool step by step. Implements `Players`.
+
+    It does so while its iterator is consumed: a task that is given and not asked for is not begun.
+
+    Args:
+        pool: of N envs.
+    """
+
+    num_processes = 1
+
+    def __init__(self, pool: EnvPool) -> None:
+        self.pool = pool
+        self.active = ActiveEnvs(pool.num_envs)
+        self.seconds = PlayingTime()
+        self._version = 0
+        self._open: dict[int, list[GroupTask]] = {}
+
+    def publish(self, policy: ActorCritic) -> Weights:
+        """See `Players`."""
+        self._version += 1
+        return Weights(self._version, policy)
+
+    def play(self, weights: Weights, tasks: Sequence[GroupTask]) -> Iterator[GroupRollout]:
+        """See `Players`."""
+        self._open.setdefault(weights.version, []).extend(tasks)
+        return self._play(weights)
+
+    def _play(self, weights: Weights) -> Iterator[GroupRollout]:
+        tasks = self._open.pop(weights.version, [])
+        for task in tasks:
+            self.active.start(task.env_ids)
+        acts = Actor(weights.policy).now()
+        for part in play_groups(self.pool, acts, tasks, leaving(self.active, tasks), self.seconds):
+            self.active.leave(tasks_by_group(tasks)[part.group].env_ids)
+            yield part
+
+    def abandon(self) -> None:
+        """See `Players`. No open task has begun."""
+        self._open.clear()
+
+
+def tasks_by_group(tasks: Sequence[GroupTask]) -> dict[int, GroupTask]:
+    """Tasks by the number of their group."""
+    return {task.group: task for task in tasks}
+
+
+def leaving(active: ActiveEnvs, tasks: Sequence[GroupTask]) -> OnEnded:
+    """What an episode's end says about the active mask: in rounds of fixed steps, the env goes on."""
+    fixed = any(task.num_steps is not None for task in tasks)
+    return _stay if fixed else active.leave
+
+
+def _stay(env_ids: Ids) -> None:
+    pass
