@@ -109,6 +109,16 @@ class Channel:
         del self._inbox[:end]
         return Frame(known, incarnation, sequence, payload)
 
+    def has_frame(self, kind: Kind) -> bool:
+        """Whether a frame of this kind is among the complete ones that were read."""
+        start = 0
+        while len(self._inbox) >= start + HEADER.size:
+            found, _, _, size = HEADER.unpack_from(self._inbox, start)
+            start += HEADER.size + size
+            if found == kind and len(self._inbox) >= start:
+                return True
+        return False
+
     def wait_frame(self) -> Frame | None:
         """The next frame, waiting as long as the peer lives; None once it has closed the pipe.
 

@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import cloudpickle
@@ -15,20 +17,40 @@ import numpy as np
 
 from workers.arrays import Array
 from workers.block import EnvBlock
+from workers.block_pool import BlockPool
 from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, describe, one_line
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
+from workers.guest import Guest, GuestMemory
 from workers.slab import SlabLayout
 
 _PR_SET_PDEATHSIG = 1
+_BEAT = 0.2  # seconds from one sign of life to the next in a call; a fraction of what `close` waits for
+_PIECE = 16 << 20  # bytes of an answer in one frame
 _ANSWER_TIMEOUT = 3600.0  # seconds; a learner that is stopped in a debugger may take long to read
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What every worker of a pool hosts.
+
+    Attributes:
+        factory: a cloudpickled `EnvFactory`.
+        layout: where the rows of all N envs lie.
+        guest: a cloudpickled function that makes the guest; None for no guest (see `workers.guest`).
+        memory: shared with the guest; None if nothing is shared.
+    """
+
+    factory: bytes
+    layout: SlabLayout
+    guest: bytes | None = None
+    memory: GuestMemory | None = None
 
 
 def main(
     connection: Connection,
-    factory: bytes,
-    layout: SlabLayout,
+    hosted: Hosted,
     envs: tuple[int, int],
     incarnation: int,
     parent_pid: int | None,
@@ -37,8 +59,7 @@ def main(
 
     Args:
         connection: this end of the pipe.
-        factory: a cloudpickled `EnvFactory`.
-        layout: where the rows of all N envs lie.
+        hosted: envs, rows and guest.
         envs: start and stop.
         incarnation: how often this worker was started before; returned in every frame.
         parent_pid: die when this process, the parent, dies; None where that cannot be arranged.
@@ -46,45 +67,97 @@ def main(
     _detach(parent_pid)
     channel = Channel(connection)
     sequence = 0
-    block: EnvBlock | None = None
+    server: _Server | None = None
 
     def on_built(built: int) -> None:
         if built < envs[1] - envs[0]:  # READY tells of the last one
             channel.send(Frame(Kind.PROGRESS, incarnation, 0), _ANSWER_TIMEOUT)
 
     try:
-        server = _Server(cloudpickle.loads(factory), layout, envs, on_built)
-        block = server.block
+        server = _Server(hosted, envs, on_built)
         channel.send(Frame(Kind.READY, incarnation, 0), _ANSWER_TIMEOUT)
         while (frame := channel.wait_frame()) is not None and frame.kind is not Kind.CLOSE:
             sequence = frame.sequence
+            if frame.kind is Kind.CALL:
+                _Call(server, channel, frame).run()
+                continue
             answer = server.answer(frame.kind, frame.payload)
             channel.send(Frame(Kind.ROWS, incarnation, sequence, answer), _ANSWER_TIMEOUT)
+    except _Dismissed:
+        pass
     except BaseException as error:  # SystemExit and KeyboardInterrupt of an env must reach the user as well
         _report(channel, incarnation, sequence, error)
         raise SystemExit(1) from None
     finally:
-        if block is not None:
-            block.close()
+        if server is not None:
+            server.block.close()
+
+
+class _Dismissed(BaseException):
+    """The learner needs the answer to a call no more: it closes the pool, or is gone."""
+
+
+class _Call:
+    """One call to the guest.
+
+    Between two steps it tells the learner from time to time that it is alive, and looks whether its answer is
+    still wanted: a round may last long.
+
+    Args:
+        server: has the guest.
+        channel: to the learner.
+        frame: the call.
+    """
+
+    def __init__(self, server: _Server, channel: Channel, frame: Frame) -> None:
+        self._server = server
+        self._channel = channel
+        self._frame = frame
+        self._next_beat = time.monotonic() + _BEAT
+
+    def run(self) -> None:
+        """Answer it."""
+        pool = BlockPool(self._server.block, self._server.slab, self._server.first_env, self._beat)
+        assert self._server.guest is not None, "only a pool with guests makes calls"
+        answer = self._server.guest.call(self._frame.payload, pool, lambda news: self._send(Kind.NEWS, news))
+        view = memoryview(answer)
+        while len(view) > _PIECE:
+            self._send(Kind.PART, bytes(view[:_PIECE]))
+            view = view[_PIECE:]
+        self._send(Kind.RESULT, bytes(view))
+
+    def _send(self, kind: Kind, payload: bytes) -> None:
+        frame = Frame(kind, self._frame.incarnation, self._frame.sequence, payload)
+        self._channel.send(frame, _ANSWER_TIMEOUT)
+
+    def _beat(self) -> None:
+        if time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + _BEAT
+        self._channel.fill()
+        if self._channel.closed_by_peer or self._channel.has_frame(Kind.CLOSE):
+            raise _Dismissed
+        self._send(Kind.NEWS, b"")
 
 
 class _Server:
     """Answers commands: bytes in, bytes out."""
 
-    def __init__(
-        self,
-        factory: EnvFactory,
-        layout: SlabLayout,
-        envs: tuple[int, int],
-        on_built: Callable[[int], None],
-    ) -> None:
+    def __init__(self, hosted: Hosted, envs: tuple[int, int], on_built: Callable[[int], None]) -> None:
         start, stop = envs
-        self._slab = layout.attach(start, stop)
+        layout = hosted.layout
+        self.first_env = start
+        self._slab = self.slab = layout.attach(start, stop)
         self._command_arrays = layout.command_arrays(self._slab)
         self._action_bytes = sum(array[0].nbytes for array in self._command_arrays)
         self._answer_arrays = layout.answer_arrays(self._slab)
         self._restart_arrays = layout.restart_arrays(self._slab)
+        factory: EnvFactory = cloudpickle.loads(hosted.factory)
         self.block = EnvBlock(factory, start, self._slab, on_built=on_built)
+        self.guest: Guest | None = None
+        if hosted.guest is not None:
+            make = cloudpickle.loads(hosted.guest)
+            self.guest = make(None if hosted.memory is None else hosted.memory.attach())
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
         """Carry out RESET, STEP or STEP_AUTORESET; the payload of the answer."""

@@ -34,6 +34,8 @@ class Kind(enum.IntEnum):
     """Payload: rows i32[G], then the actions if they do not lie in shared memory."""
     STEP_AUTORESET = 7
     """As STEP, and an env whose episode ends starts the next one. Payload: rows, seeds i64[G], actions."""
+    CALL = 9
+    """Payload: a request to the worker's guest (see `workers.guest`)."""
     CLOSE = 3
     # worker -> learner
     READY = 4
@@ -43,6 +45,12 @@ class Kind(enum.IntEnum):
     ROWS = 5
     """Answer: flags u8[G], then, if not in shared memory, rewards and observations, and for STEP_AUTORESET
     the first observations of the envs whose episode has ended."""
+    NEWS = 10
+    """What a guest tells in the middle of a call; empty if the worker only says that it is alive."""
+    PART = 11
+    """A piece of a guest's answer; more follows."""
+    RESULT = 12
+    """The last piece of a guest's answer."""
     ERROR = 6
     """Payload: the failure in one line, a zero byte, and the traceback, as UTF-8."""
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from workers.arrays import Array, Ids
 from workers.channel import Waiter
+from workers.child import Hosted
 from workers.cores import pin
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
+from workers.guest import GuestMemory, Invitation
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.slab import SlabLayout
 from workers.worker_handle import WorkerHandle
@@ -64,6 +66,8 @@ class ProcessPool:
         step_timeout: seconds a worker may take to answer one command, with all envs that it hosts.
         start_timeout: seconds a worker may take to start and construct its first env, and then each of
             its other envs.
+        blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
+        invitation: brings a guest into every worker, for `call`.
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
@@ -83,6 +87,8 @@ class ProcessPool:
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
         pin_workers: bool = True,
+        blocks: Sequence[range] | None = None,
+        invitation: Invitation | None = None,
     ) -> None:
         if num_envs < 1 or num_workers < 1:
             raise ValueError(f"num_envs and num_workers must be at least 1, got {num_envs} and {num_workers}")
@@ -90,7 +96,8 @@ class ProcessPool:
             raise RuntimeError(_DAEMONIC)
         context = context or multiprocessing.get_context("spawn")
         self.num_envs = num_envs
-        self.num_workers = min(num_workers, num_envs)
+        self._blocks = list(_even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
+        self.num_workers = len(self._blocks)
         self.step_timeout = step_timeout
         self._layout = SlabLayout(
             factory.observation_space,
@@ -105,23 +112,30 @@ class ProcessPool:
         self._restart_arrays = self._layout.restart_arrays(self._slab)
         self._pending: deque[_PendingCommand] = deque()
         self._handles: list[WorkerHandle] = []
-        self._starts = np.array([r.start for r in _blocks(num_envs, self.num_workers)], np.int64)
+        self._starts = np.array([block.start for block in self._blocks], np.int64)
+        memory = None
+        if invitation is not None and self._layout.shared:
+            memory = GuestMemory(invitation.shared_bytes, context)
+        self.guest_memory = None if memory is None else memory.attach()
+        self._open_calls: deque[int] = deque()
         # Before the first process exists: whatever happens from here on, all of them are ended. atexit runs
         # this ahead of multiprocessing's own exit handler, which would wait for the workers for ever.
         self._finalizer = weakref.finalize(self, _shut_down, self._handles)
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
         try:
-            self._start(cloudpickle.dumps(factory), context, start_timeout)
+            guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
+            hosted = Hosted(cloudpickle.dumps(factory), self._layout, guest, memory)
+            self._start(hosted, context, start_timeout)
             if pin_workers:
                 pin([handle.pid for handle in self._handles])
         except BaseException:
             self.close()
             raise
 
-    def _start(self, factory: bytes, context: BaseContext, timeout: float) -> None:
-        for index, envs in enumerate(_blocks(self.num_envs, self.num_workers)):
-            args = (factory, self._layout, (envs.start, envs.stop))
+    def _start(self, hosted: Hosted, context: BaseContext, timeout: float) -> None:
+        for index, envs in enumerate(self._blocks):
+            args = (hosted, (envs.start, envs.stop))
             self._handles.append(WorkerHandle(index, envs, context, args))
         self._waiter = Waiter(_SPIN)
         self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
@@ -204,6 +218,56 @@ class ProcessPool:
         ended = env_ids[self._slab.flags[env_ids] != 0]
         unpack_rows(self._restart_arrays, ended, payload[size:])
 
+    def call(self, worker: int, request: bytes) -> None:
+        """Call the guest of a worker; while calls are open, the pool takes no other command.
+
+        Args:
+            worker: its index.
+            request: see `workers.guest.Guest.call`. Calls of one worker are answered in their order.
+
+        Raises:
+            RuntimeError: the pool is closed.
+            WorkerError: the worker is dead, or does not read.
+        """
+        if not self._handles:
+            raise RuntimeError(POOL_CLOSED)
+        self._handles[worker].command(Kind.CALL, request, self.step_timeout)
+        self._open_calls.append(worker)
+
+    def take_answer(self, on_news: Callable[[bytes], None]) -> tuple[int, bytes]:
+        """Wait for the answer to any open call.
+
+        Args:
+            on_news: told what guests tell meanwhile.
+
+        Returns:
+            The worker, and its guest's answer to the oldest of its calls.
+
+        Raises:
+            WorkerError: a worker died, reported a failed env, or gave no sign of life for `step_timeout` seconds.
+        """
+        if not self._open_calls:
+            raise RuntimeError("take_answer without an open call")
+        while True:
+            for worker in self._open_calls:
+                handle = self._handles[worker]
+                while handle.news:
+                    on_news(handle.news.popleft())
+                if handle.has_answer:
+                    self._open_calls.remove(worker)
+                    return worker, handle.take_answer().payload
+            self._await_calls()
+
+    def _await_calls(self) -> None:
+        """Wait for a sign of life of the workers with open calls."""
+        slowest = min((self._handles[w] for w in self._open_calls), key=lambda handle: handle.progress_time)
+        remaining = slowest.progress_time + self.step_timeout - time.monotonic()
+        events = self._waiter.wait(max(0.0, remaining))
+        for fd, _ in events:
+            self._by_fd[fd].on_readable(fd)
+        if not events and remaining <= 0.0:
+            raise slowest.timed_out(self.step_timeout)
+
     def _await_answers(self, handles: Sequence[WorkerHandle], timeout: float) -> None:
         """Wait until each of the handles has an answer, watching the pipes and the lives of *all* workers."""
         deadline = time.monotonic() + timeout
@@ -230,6 +294,7 @@ class ProcessPool:
     def close(self) -> None:
         """See `EnvPool.close`. Never takes more than about 2 s; what is not done by then is killed."""
         self._pending.clear()
+        self._open_calls.clear()
         self._finalizer()
         atexit.unregister(self._finalizer)
 
@@ -240,7 +305,7 @@ class ProcessPool:
         self.close()
 
 
-def _blocks(num_envs: int, num_workers: int) -> Iterator[range]:
+def _even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
     """Contiguous blocks of nearly equal size."""
     for worker in range(num_workers):
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)

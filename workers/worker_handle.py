@@ -27,7 +27,7 @@ from workers.errors import (
 )
 from workers.frames import Frame, Kind
 
-_COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_AUTORESET: "step"}
+_COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_AUTORESET: "step", Kind.CALL: "play"}
 _main_lock = threading.Lock()
 
 
@@ -44,7 +44,9 @@ class WorkerHandle:
         incarnation: how often this worker was started before.
         stale_frames: late or duplicated frames that were dropped.
         built: envs known to be constructed, before the answer to the start.
-        progress_time: monotonic time of the start, or of the last env that was constructed.
+        progress_time: monotonic time of the start, of the last env that was constructed, or of the last sign
+            of life in a call.
+        news: that guests have told in calls, and nobody has taken yet.
     """
 
     def __init__(self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...]) -> None:
@@ -54,6 +56,8 @@ class WorkerHandle:
         self.stale_frames = 0
         self._pending: deque[tuple[int, Kind]] = deque()
         self._answers: deque[Frame] = deque()
+        self._pieces: list[bytes] = []
+        self.news: deque[bytes] = deque()
         self._sequence = 0
         self._last_command = "start"
         self.built = 0
@@ -89,7 +93,7 @@ class WorkerHandle:
         return self._channel.fileno(), self._process.sentinel
 
     def command(self, kind: Kind, payload: bytes, timeout: float) -> None:
-        """Send RESET or STEP.
+        """Send RESET, STEP or CALL.
 
         Raises:
             WorkerError: the worker is dead, or does not read within `timeout` seconds.
@@ -105,6 +109,8 @@ class WorkerHandle:
             # What it wrote before it died comes first: it may have reported why.
             self.on_readable(self._channel.fileno())
             raise self.death() from None
+        if not self._pending:
+            self.progress_time = time.monotonic()
         self._pending.append((self._sequence, kind))
 
     def on_readable(self, fd: int) -> None:
@@ -140,7 +146,18 @@ class WorkerHandle:
         if frame.sequence != self._pending[0][0]:
             self.stale_frames += 1
             return
+        if frame.kind in (Kind.NEWS, Kind.PART):
+            self.progress_time = time.monotonic()
+            if frame.kind is Kind.PART:
+                self._pieces.append(frame.payload)
+            elif frame.payload:
+                self.news.append(frame.payload)
+            return
+        self.progress_time = time.monotonic()
         self._pending.popleft()
+        if frame.kind is Kind.RESULT and self._pieces:
+            frame = frame._replace(payload=b"".join([*self._pieces, frame.payload]))
+            self._pieces.clear()
         self._answers.append(frame)
 
     @property
