@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.multiprocessing
 
+from workers.arrays import Ids
 from workers.cores import usable_cores
 from workers.env_specs import register_on_import
 from workers.envs import EnvFactory
+from workers.guest import Invitation
 from workers.inline_pool import InlinePool
 from workers.pool import EnvPool
-from workers.process_pool import ProcessPool, Transport
+from workers.process_pool import ProcessPool, Transport, even_blocks
 
 register_on_import("prl/", "prl.chain")
 
@@ -22,6 +26,8 @@ def make_pool(
     step_timeout: float = 60.0,
     pin_workers: bool = True,
     start_timeout: float = 120.0,
+    groups: Sequence[Ids] | None = None,
+    guest: Invitation | None = None,
 ) -> EnvPool:
     """The pool for a number of workers.
 
@@ -30,6 +36,9 @@ def make_pool(
         num_envs: N.
         num_workers: None is one per usable core, 0 none at all: the envs are in this process.
         transport, step_timeout, pin_workers, start_timeout: see `ProcessPool`.
+        groups: env ids of each, contiguous and in order; no group is spread over several workers, so there are
+            at most as many workers as groups. None allows any place for every env.
+        guest: moves into every worker.
 
     Raises:
         RuntimeError: this process is daemonic and `num_workers` is not 0.
@@ -39,6 +48,10 @@ def make_pool(
         num_workers = usable_cores()
     if num_workers == 0:
         return InlinePool(factory, num_envs)
+    blocks = None
+    if groups is not None:
+        shares = even_blocks(len(groups), min(num_workers, len(groups)))
+        blocks = [range(int(groups[s[0]][0]), int(groups[s[-1]][-1]) + 1) for s in shares]
     return ProcessPool(
         factory,
         num_envs,
@@ -48,4 +61,6 @@ def make_pool(
         step_timeout=step_timeout,
         pin_workers=pin_workers,
         start_timeout=start_timeout,
+        blocks=blocks,
+        invitation=guest,
     )

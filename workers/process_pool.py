@@ -96,7 +96,7 @@ class ProcessPool:
             raise RuntimeError(_DAEMONIC)
         context = context or multiprocessing.get_context("spawn")
         self.num_envs = num_envs
-        self._blocks = list(_even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
+        self._blocks = list(even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
         self.num_workers = len(self._blocks)
         self.step_timeout = step_timeout
         self._layout = SlabLayout(
@@ -218,6 +218,10 @@ class ProcessPool:
         ended = env_ids[self._slab.flags[env_ids] != 0]
         unpack_rows(self._restart_arrays, ended, payload[size:])
 
+    def worker_of(self, env: int) -> int:
+        """The index of the worker that hosts an env."""
+        return int(np.searchsorted(self._starts, env, side="right")) - 1
+
     def call(self, worker: int, request: bytes) -> None:
         """Call the guest of a worker; while calls are open, the pool takes no other command.
 
@@ -244,7 +248,7 @@ class ProcessPool:
             The worker, and its guest's answer to the oldest of its calls.
 
         Raises:
-            WorkerError: a worker died, reported a failed env, or gave no sign of life for `step_timeout` seconds.
+            WorkerError: a worker died, reported a failed env, or gave no sign of life within `step_timeout`.
         """
         if not self._open_calls:
             raise RuntimeError("take_answer without an open call")
@@ -305,7 +309,7 @@ class ProcessPool:
         self.close()
 
 
-def _even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
+def even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
     """Contiguous blocks of nearly equal size."""
     for worker in range(num_workers):
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)

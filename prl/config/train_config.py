@@ -16,6 +16,9 @@ from prl.config.yaml_format import Unwritten, dump, writable
 
 __all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings", "unwritable_settings"]
 
+GROUP_SIZE = 16
+"""Envs in a group, at most, unless the number of groups is chosen: see docs/performance.md."""
+
 
 @dataclass(frozen=True)
 class TrainConfig(PPOConfig):
@@ -36,8 +39,13 @@ class TrainConfig(PPOConfig):
         num_envs: number of environments.
         num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
             the learner's own process.
-        num_groups: step the envs in this number of groups; 2 lets the policy act for one while the other
-            steps.
+        num_groups: envs act and step in this number of groups; part of what a seed means. null takes as many
+            as make groups of at most 16 envs.
+        acting: learner exchanges actions and observations with the workers in every step; worker lets the
+            workers act beside their envs, without a message per step, which only small networks can; auto
+            takes the faster way that is possible. The results are the same.
+        overlap: play each batch while the update from the one before is computed, with the weights before it;
+            faster, with results of its own.
         transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
@@ -78,7 +86,9 @@ class TrainConfig(PPOConfig):
     action_masks: bool = True
     num_envs: int = 32
     num_workers: int | None = None
-    num_groups: int = 1
+    num_groups: int | None = None
+    acting: Literal["auto", "learner", "worker"] = "auto"
+    overlap: bool = False
     transport: Literal["shared", "pipe"] = "shared"
     step_timeout: float = 60.0
     start_timeout: float = 120.0
@@ -113,8 +123,13 @@ class TrainConfig(PPOConfig):
         if not self.env_id:
             raise ConfigError("env_id is required, e.g. CartPole-v1")
         check(self, _RULES)
-        if self.num_groups > self.num_envs:
+        if self.num_groups is not None and self.num_groups > self.num_envs:
             raise ConfigError(f"num_groups must be at most num_envs ({self.num_envs}), got {self.num_groups}")
+
+    @property
+    def groups(self) -> int:
+        """The number of groups."""
+        return self.num_groups or -(-self.num_envs // GROUP_SIZE)
 
 
 def folder_path(run_folder: str | os.PathLike[str]) -> Path:

@@ -20,9 +20,15 @@ from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
 from prl.run.torch_state import standard_torch, use_deterministic_algorithms
+from prl.training.player_guest import PlayerKit
+from prl.training.players import LearnerPlayers, Players
+from prl.training.rounds import split_groups
+from prl.training.worker_players import WorkerPlayers, invitation, player_kit
+from workers.cores import usable_cores
 from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
+from workers.process_pool import ProcessPool
 from workers.trial_env import process_kept
 
 LONGEST_EPISODE = 27_000
@@ -51,13 +57,16 @@ def build_factory(config: TrainConfig) -> EnvFactory:
 
 @process_kept()
 @standard_torch()
-def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPool:
+def build_pool(
+    config: TrainConfig, factory: EnvFactory, num_envs: int, kit: PlayerKit | None = None
+) -> EnvPool:
     """A pool of a config's envs, in its number of worker processes.
 
     Args:
         config: of the run.
         factory: builds each env.
         num_envs: N.
+        kit: makes players that move into the workers; every group of the config is then in one worker.
 
     Raises:
         WorkerError: a worker could not be started, or an env not be built.
@@ -70,7 +79,38 @@ def build_pool(config: TrainConfig, factory: EnvFactory, num_envs: int) -> EnvPo
         step_timeout=config.step_timeout,
         start_timeout=config.start_timeout,
         pin_workers=config.pin_workers,
+        groups=None if kit is None else split_groups(num_envs, config.groups),
+        guest=None if kit is None else invitation(kit),
     )
+
+
+def build_players(pool: EnvPool, kit: PlayerKit | None) -> Players:
+    """Who plays in a pool: the players that have moved into its workers, or the learner."""
+    if kit is not None and isinstance(pool, ProcessPool):
+        return WorkerPlayers(pool, kit)
+    return LearnerPlayers(pool)
+
+
+def players_of(config: TrainConfig, policy: ActorCritic) -> PlayerKit | None:
+    """What makes the players that act in workers; None if the learner acts.
+
+    Raises:
+        ConfigError: workers were asked to act, but cannot.
+    """
+    kit = None if config.acting == "learner" else player_kit(policy)
+    num_workers = usable_cores() if config.num_workers is None else config.num_workers
+    if config.acting == "worker":
+        if kit is None:
+            raise ConfigError(
+                "acting=worker takes networks that NumPy can compute: vectors, one-hot or dicts of them, on the "
+                "CPU and without a custom encoder; acting=learner takes all"
+            )
+        if num_workers == 0:
+            raise ConfigError("acting=worker needs worker processes, got num_workers 0")
+    # A group is played by one worker: with fewer groups than workers, some would have nothing to do.
+    if config.acting == "auto" and config.groups < min(num_workers, config.num_envs):
+        return None
+    return kit
 
 
 @standard_torch()

@@ -16,11 +16,13 @@ from prl.config.train_config import TrainConfig, to_yaml, unwritable_settings
 from prl.run.build import (
     build_factory,
     build_learner,
+    build_players,
     build_policy,
     build_pool,
     check_trainable,
     evaluation_limit,
     pick_device,
+    players_of,
     reproducible,
 )
 from prl.run.periodic_evaluation import EvaluationSchedule
@@ -28,9 +30,9 @@ from prl.run.recorder import Recorder
 from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
+from prl.training.players import Players
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
-from workers.pool import EnvPool
 
 
 def train(
@@ -82,8 +84,9 @@ def train(
             # For what a custom encoder may draw (dropout); prl itself makes its own generators.
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             torch.manual_seed(config.seed)
-            pool = stack.enter_context(build_pool(config, factory, config.num_envs))
-            trainer = _trainer(config, policy, pool)
+            kit = players_of(config, policy)
+            pool = stack.enter_context(build_pool(config, factory, config.num_envs, kit))
+            trainer = _trainer(config, policy, build_players(pool, kit))
             schedule = _schedule(config, factory, stack)
             return run_training(
                 trainer, config.total_timesteps, folder, config.env_id, schedule, signals, sinks
@@ -110,15 +113,17 @@ def _messages(config: TrainConfig, factory: EnvFactory) -> list[str]:
     return lines
 
 
-def _trainer(config: TrainConfig, policy: ActorCritic, pool: EnvPool) -> Trainer:
+def _trainer(config: TrainConfig, policy: ActorCritic, players: Players) -> Trainer:
     return Trainer(
-        pool,
+        players.pool,
         build_learner(policy, config),
         batch_size=config.batch_size,
         total_timesteps=config.total_timesteps,
         seed=config.seed,
-        num_groups=config.num_groups,
+        num_groups=config.groups,
         num_steps=config.num_steps if config.rollout == "steps" else None,
+        overlap=config.overlap,
+        players=players,
     )
 
 

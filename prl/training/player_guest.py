@@ -25,7 +25,7 @@ SLOTS = 2
 """Versions of weights that can be played at the same time."""
 
 ROLLOUT, NO_LEGAL_ACTION, NON_FINITE = b"R", b"L", b"N"
-"""First bytes of answers: a rollout, or what is wrong with the policy; a failed env is the worker's matter."""
+"""First bytes of answers: a rollout, or what is wrong with the policy."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Player:
 
     Args:
         kit: what it is made of.
-        memory: where the learner writes the weights, one slot after the other; None if they come with the calls.
+        memory: where the learner writes weights, one slot after the other; None if they come with the calls.
     """
 
     def __init__(self, kit: PlayerKit, memory: Bytes | None) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
-from prl.training.group_round import GroupRollout, GroupTask, OnEnded, PlayingTime, play_groups
+from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
 from workers.arrays import Ids
 from workers.pool import EnvPool
 
@@ -89,8 +89,14 @@ class LearnerPlayers:
         for task in tasks:
             self.active.start(task.env_ids)
         acts = Actor(weights.policy).now()
-        for part in play_groups(self.pool, acts, tasks, leaving(self.active, tasks), self.seconds):
-            self.active.leave(tasks_by_group(tasks)[part.group].env_ids)
+        env_ids = {task.group: task.env_ids for task in tasks}
+
+        def on_ended(ended: Ids) -> None:
+            if not any(map(goes_on_after_episodes, tasks)):
+                self.active.leave(ended)
+
+        for part in play_groups(self.pool, acts, tasks, on_ended, self.seconds):
+            self.active.leave(env_ids[part.group])
             yield part
 
     def abandon(self) -> None:
@@ -98,16 +104,6 @@ class LearnerPlayers:
         self._open.clear()
 
 
-def tasks_by_group(tasks: Sequence[GroupTask]) -> dict[int, GroupTask]:
-    """Tasks by the number of their group."""
-    return {task.group: task for task in tasks}
-
-
-def leaving(active: ActiveEnvs, tasks: Sequence[GroupTask]) -> OnEnded:
-    """What an episode's end says about the active mask: in rounds of fixed steps, the env goes on."""
-    fixed = any(task.num_steps is not None for task in tasks)
-    return _stay if fixed else active.leave
-
-
-def _stay(env_ids: Ids) -> None:
-    pass
+def goes_on_after_episodes(task: GroupTask) -> bool:
+    """Whether an env whose episode ends has more to do: in rounds of fixed steps."""
+    return task.num_steps is not None

@@ -92,7 +92,7 @@ def test_filling_does_not_wait(raw):
 
 
 @pytest.mark.parametrize(
-    "header", [(0, 0, 0, 0), (9, 0, 0, 0), (255, 0, 0, 0), (Kind.ROWS, 0, 0, MAX_PAYLOAD + 1)]
+    "header", [(0, 0, 0, 0), (99, 0, 0, 0), (255, 0, 0, 0), (Kind.ROWS, 0, 0, MAX_PAYLOAD + 1)]
 )
 def test_what_is_no_frame_is_refused_as_soon_as_the_header_is_there(raw, header):
     channel, write = raw
