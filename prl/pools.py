@@ -36,8 +36,8 @@ def make_pool(
         num_envs: N.
         num_workers: None is one per usable core, 0 none at all: the envs are in this process.
         transport, step_timeout, pin_workers, start_timeout: see `ProcessPool`.
-        groups: env ids of each, contiguous and in order; no group is spread over several workers, so there are
-            at most as many workers as groups. None allows any place for every env.
+        groups: env ids of each, contiguous and in order; no group is spread over several workers, so there
+            are at most as many workers as groups. None allows any place for every env.
         guest: moves into every worker.
 
     Raises:

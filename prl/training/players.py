@@ -30,14 +30,16 @@ class Weights:
 class Players(Protocol):
     """Play groups. What comes of a task depends on the weights and the task, never on who played it."""
 
-    pool: EnvPool
-    """The envs that they play in; free whenever no task is open."""
     active: ActiveEnvs
     """Which envs still do their part of the tasks at hand."""
     seconds: PlayingTime
     """Spent on playing so far, by all processes together."""
     num_processes: int
     """That act and step at the same time."""
+
+    @property
+    def pool(self) -> EnvPool:
+        """The envs that they play in; free whenever no task is open."""
 
     def publish(self, policy: ActorCritic) -> Weights:
         """Make the present weights of a policy known; tasks of the version before the last are done."""
@@ -68,11 +70,16 @@ class LearnerPlayers:
     num_processes = 1
 
     def __init__(self, pool: EnvPool) -> None:
-        self.pool = pool
+        self._pool = pool
         self.active = ActiveEnvs(pool.num_envs)
         self.seconds = PlayingTime()
         self._version = 0
         self._open: dict[int, list[GroupTask]] = {}
+
+    @property
+    def pool(self) -> EnvPool:
+        """See `Players`."""
+        return self._pool
 
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""
@@ -95,7 +102,7 @@ class LearnerPlayers:
             if not any(map(goes_on_after_episodes, tasks)):
                 self.active.leave(ended)
 
-        for part in play_groups(self.pool, acts, tasks, on_ended, self.seconds):
+        for part in play_groups(self._pool, acts, tasks, on_ended, self.seconds):
             self.active.leave(env_ids[part.group])
             yield part
 

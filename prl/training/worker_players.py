@@ -17,6 +17,7 @@ from prl.training.players import Weights, goes_on_after_episodes
 from prl.training.wire import WeightsLayout
 from workers.arrays import Ids
 from workers.guest import Invitation
+from workers.pool import EnvPool
 from workers.process_pool import ProcessPool
 
 
@@ -45,7 +46,7 @@ class WorkerPlayers:
     """
 
     def __init__(self, pool: ProcessPool, kit: PlayerKit) -> None:
-        self.pool = pool
+        self._pool = pool
         self.active = ActiveEnvs(pool.num_envs)
         self.seconds = PlayingTime()
         self.num_processes = pool.num_workers
@@ -60,15 +61,20 @@ class WorkerPlayers:
         self._done: dict[int, list[GroupRollout]] = {}
         self._num_open: dict[int, int] = {}
 
+    @property
+    def pool(self) -> EnvPool:
+        """See `Players`."""
+        return self._pool
+
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""
         self._version += 1
         slot, arrays = self._version % SLOTS, acting_weights(policy)
         size = self._kit.layout.nbytes
-        if self.pool.guest_memory is None:
+        if self._pool.guest_memory is None:
             self._weights[slot] = b"".join(array.tobytes() for array in arrays)
         else:
-            memory = self.pool.guest_memory[slot * size : (slot + 1) * size]
+            memory = self._pool.guest_memory[slot * size : (slot + 1) * size]
             for view, array in zip(self._kit.layout.views(memory), arrays, strict=True):
                 view[...] = array
         return Weights(self._version, policy)
@@ -80,13 +86,13 @@ class WorkerPlayers:
         return self._finish(weights.version)
 
     def _begin(self, version: int, task: GroupTask) -> None:
-        worker, slot = self.pool.worker_of(int(task.env_ids[0])), version % SLOTS
+        worker, slot = self._pool.worker_of(int(task.env_ids[0])), version % SLOTS
         news = None
-        if self.pool.guest_memory is None and self._knows[worker][slot] != version:
+        if self._pool.guest_memory is None and self._knows[worker][slot] != version:
             news = self._weights[slot]
             self._knows[worker][slot] = version
         self.active.start(task.env_ids)
-        self.pool.call(worker, pickle.dumps(PlayRequest(task, slot, news)))
+        self._pool.call(worker, pickle.dumps(PlayRequest(task, slot, news)))
         self._tasks[worker].append((version, task))
         self._num_open[version] = self._num_open.get(version, 0) + 1
 
@@ -101,7 +107,7 @@ class WorkerPlayers:
 
     def _receive(self) -> None:
         """Take one answer, of whatever version it is."""
-        worker, answer = self.pool.take_answer(self._on_news)
+        worker, answer = self._pool.take_answer(self._on_news)
         version, task = self._tasks[worker].pop(0)
         self.active.leave(task.env_ids)
         kind, payload = answer[:1], answer[1:]
@@ -116,7 +122,7 @@ class WorkerPlayers:
     def _on_news(self, news: bytes) -> None:
         """Episodes have ended; in rounds of whole episodes, their envs have done their part."""
         env_ids: Ids = np.frombuffer(news, np.int64)
-        worker = self.pool.worker_of(int(env_ids[0]))
+        worker = self._pool.worker_of(int(env_ids[0]))
         if not goes_on_after_episodes(self._tasks[worker][0][1]):
             self.active.leave(env_ids)
 
