@@ -64,7 +64,7 @@ LEARNER = (
         "self._optimizer = torch.optim.AdamW(",
         _PPO,
     ),
-    Mutation("Adam's own eps", "learner/gradient_step.py", "ADAM_EPS = 1e-5", "ADAM_EPS = 1e-8", _PPO),
+    Mutation("Adam's own eps", "learner/adam.py", "ADAM_EPS = 1e-5", "ADAM_EPS = 1e-8", _PPO),
     Mutation(
         "no bound on the gradient",
         "learner/gradient_step.py",
@@ -278,8 +278,8 @@ LEARNER = (
     Mutation(
         "bad minibatches are counted per update",
         "learner/ppo.py",
-        "        config, meter = self.config, Meter()\n",
-        "        config, meter = self.config, Meter()\n        self._consecutive_non_finite = 0\n",
+        "self._skips.begin()",
+        "self._skips = Skips()",
         _PPO,
     ),
     Mutation(
@@ -326,16 +326,16 @@ LEARNER = (
     ),
     Mutation(
         "by hand: Adam's second moment without bias correction",
-        "learner/fused_step.py",
-        "1.0 / math.sqrt(1.0 - _BETA2**self._steps)",
-        "1.0",
+        "learner/adam.py",
+        "math.sqrt((1.0 - _BETA2) / (1.0 - _BETA2**self._steps))",
+        "math.sqrt(1.0 - _BETA2)",
         ("learner/test_fused_step.py",),
     ),
     Mutation(
         "by hand: the critic moves with the actor's step size",
         "learner/fused_step.py",
-        "np.float32(rest_lr / unbiased)",
-        "np.float32(first_lr / unbiased)",
+        "(self._of_critic, critic_lr)",
+        "(self._of_critic, actor_lr)",
         ("learner/test_ppo.py",),
     ),
     Mutation(
