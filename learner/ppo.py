@@ -67,16 +67,17 @@ class PPOLearner:
         """The inverse of `state_dict`.
 
         Raises:
-            ValueError: the state is of another kind of optimiser step; nothing has changed.
+            ValueError: the state is of another kind of optimiser step, of the policy or of the exploration;
+                nothing has changed.
         """
         kind = type(self._step).__name__
         if state["step"] != kind:
             raise ValueError(f"the state is of a learner with the step {state['step']}, not {kind}")
         state = copy.deepcopy(state)  # Adam would keep, and change, the very tensors that it is given
+        self.exploration.load_state_dict(state["exploration"])  # first, since it may refuse
         self.policy.load_state_dict(state["policy"])
         self._step.load_state_dict(state["optimizer"])
         self._rewards.load_state_dict(state["rewards"])
-        self.exploration.load_state_dict(state["exploration"])
         self._skips = Skips(state["consecutive_non_finite"])
 
     def update(
@@ -165,7 +166,7 @@ class PPOLearner:
                 break
             self._step.apply(config.actor_lr * lr_scale, config.critic_lr * lr_scale, self._skips)
             self._skips.check()
-            batch.exploration.learn(torch.as_tensor(rows))
+            batch.exploration.learn(rows)
         self._skips.check(waits=True)
         self._require_finite_weights()
         metrics = meter.means() | batch.exploration.finish()
@@ -189,7 +190,8 @@ class PPOLearner:
         return ((log_probs - first.log_probs).exp() - 1.0).abs().max()
 
     def _require_finite_weights(self) -> None:
-        if not torch.stack([parameter.isfinite().all() for parameter in self.policy.parameters()]).all():
+        weights = torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])
+        if not weights.isfinite().all():  # all at once: a GPU is waited for only once
             raise NonFiniteError(
                 "an update made weights that are not finite; a smaller learning rate may help"
             )

@@ -249,9 +249,9 @@ LEARNER = (
     ),
     Mutation(
         "RND: sees the state instead of the next one",
-        "learner/rnd.py",
-        "return self._rows[self._following[rows]]",
-        "return self._rows[rows]",
+        "learner/rnd_step.py",
+        "following = np.arange(1, len(rollout) + 1)",
+        "following = np.arange(len(rollout))",
         ("learner/test_rnd.py",),
     ),
     Mutation(
@@ -344,5 +344,33 @@ LEARNER = (
         "gradient *= np.subtract(1.0, slope, out=slope)",
         "gradient *= slope",
         ("learner/test_fused_step.py",),
+    ),
+    Mutation(
+        "by hand: RND's critic learns from the next state",
+        "learner/fused_rnd.py",
+        "self._critic.forward(batch.inputs.take(rows, axis=0))",
+        "self._critic.forward(batch.inputs.take(batch.following[rows], axis=0))",
+        ("learner/test_fused_rnd.py",),
+    ),
+    Mutation(
+        "by hand: RND's gradient has no bound",
+        "learner/fused_rnd.py",
+        "self._flat.clip_gradients(self._max_grad_norm)",
+        "self._flat.clip_gradients(1e9)",
+        ("learner/test_fused_rnd.py",),
+    ),
+    Mutation(
+        "by autograd: a gradient that is not finite reaches the weights",
+        "learner/adam.py",
+        "optimizer.found_inf = skip.float()",
+        "optimizer.found_inf = torch.zeros_like(skip).float()",
+        ("learner/test_fused_step.py",),
+    ),
+    Mutation(
+        "after three skipped steps in a row the others are taken",
+        "learner/skips.py",
+        "skips: Flag = is_bad | (self.in_a_row >= _LIMIT)",
+        "skips: Flag = is_bad",
+        ("learner/test_skips.py",),
     ),
 )
