@@ -10,7 +10,7 @@ import numpy as np
 from workers.arrays import Array
 from workers.envs import EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure, describe, shown
-from workers.global_random import GloballySeededEnv, seeded_globally
+from workers.global_random import GloballySeededEnv, never_draws_globally, seeded_globally
 from workers.pool import TERMINATED, TRUNCATED
 from workers.returns import (
     BOOLS,
@@ -77,6 +77,10 @@ class EnvBlock:
         except BaseException:
             self.close()  # the envs built so far are known only here
             raise
+        # All or none: an env that draws late sees what the resets of the others have left.
+        if all(never_draws_globally(env.env) for env in self._envs):
+            for env in self._envs:
+                env.leave_generators_alone()
 
     def _build(self, factory: EnvFactory, row: int) -> None:
         try:
