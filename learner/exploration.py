@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
-from learner.arrays import Floats
+from learner.arrays import Floats, Ids
 from learner.store import Rollout
 
 
@@ -20,7 +19,7 @@ class ExplorationUpdate(Protocol):
 
     advantages: Floats
 
-    def learn(self, rows: Tensor) -> None:
+    def learn(self, rows: Ids) -> None:
         """One optimiser step on the rows i64[B] of the rollout."""
 
     def finish(self) -> dict[str, float]:
@@ -50,7 +49,7 @@ class NoExplorationUpdate:
     def __init__(self, num_steps: int) -> None:
         self.advantages = np.zeros(num_steps)
 
-    def learn(self, rows: Tensor) -> None:
+    def learn(self, rows: Ids) -> None:
         """See `ExplorationUpdate`."""
 
     def finish(self) -> dict[str, float]:

@@ -14,25 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
+from learner.adam import FlatAdam, FlatParameters
 from learner.forward_only import is_plain_mlp, numpy_mlp
-from learner.gradient_step import (
-    ADAM_EPS,
-    AutogradStep,
-    GradientStep,
-    StepStatistics,
-    trainable_parameters,
-)
+from learner.gradient_step import AutogradStep, GradientStep, StepStatistics, trainable_parameters
 from learner.head_gradients import head_gradient
 from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
+from learner.skips import Skips
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
-
-_BETA1, _BETA2 = 0.9, 0.999  # Kingma and Ba 2015, as in torch.optim.Adam
 
 
 def fits(policy: ActorCritic) -> bool:
@@ -54,43 +47,6 @@ def fastest_step(policy: ActorCritic, config: PPOConfig) -> GradientStep:
     return FusedStep(policy, config) if fits(policy) else AutogradStep(policy, config)
 
 
-class FlatParameters:
-    """Tensors of a policy, and their gradients, moved into two arrays that share their memory.
-
-    Args:
-        parameters: f32, on the CPU; their `data` and `grad` are replaced by views.
-
-    Attributes:
-        values: f32[P], all numbers.
-        gradients: f32[P].
-        views, gradient_views: of each parameter, in its shape.
-    """
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._parameters = parameters
-        size = sum(parameter.numel() for parameter in parameters)
-        self.values = np.empty(size, np.float32)
-        self.gradients = np.zeros(size, np.float32)
-        self.views: list[Floats] = []
-        self.gradient_views: list[Floats] = []
-        stop = 0
-        for parameter in parameters:
-            start, stop = stop, stop + parameter.numel()
-            view = self.values[start:stop].reshape(parameter.shape)
-            view[...] = parameter.detach().numpy()
-            parameter.data = torch.from_numpy(view)
-            self.views.append(view)
-            self.gradient_views.append(self.gradients[start:stop].reshape(parameter.shape))
-            parameter.grad = torch.from_numpy(self.gradient_views[-1])
-
-    def holds(self, parameters: list[nn.Parameter]) -> bool:
-        """Whether these are the parameters, and their memory is still the one array."""
-        return len(parameters) == len(self._parameters) and all(
-            one is other and one.data_ptr() == view.ctypes.data
-            for one, other, view in zip(parameters, self._parameters, self.views, strict=True)
-        )
-
-
 class FusedStep:
     """Implements `GradientStep` for policies that it `fits`.
 
@@ -106,14 +62,15 @@ class FusedStep:
         self._policy = policy
         self._config = config
         self._bind()
-        self._adam = _Adam(self._flat.values.size)
+        self._adam = FlatAdam(self._flat.values.size)
 
     def _bind(self) -> None:
         """Take the policy's tensors into one array."""
         policy = self._policy
         actor, critic = trainable_parameters(policy)
         self._flat = flat = FlatParameters(actor + critic)
-        self._num_actor = sum(parameter.numel() for parameter in actor)
+        num_actor = sum(parameter.numel() for parameter in actor)
+        self._of_actor, self._of_critic = slice(num_actor), slice(num_actor, None)
         modules = (policy.actor, policy.head, policy.critic)  # in the order of their parameters
         bounds = np.cumsum([0, *(len(list(module.parameters())) for module in modules)])
         of_actor, of_head, of_critic = (slice(*pair) for pair in itertools.pairwise(bounds))
@@ -163,26 +120,20 @@ class FusedStep:
         self._critic.backward(of_critic, of_values[:, None] * np.float32(config.vf_coef / rows))
         deviation = np.abs(ratio - np.float32(1.0))
         return StepStatistics(
-            policy_loss=-float(surrogate.mean()),
-            value_loss=0.5 * float(errors.mean()),
-            entropy=float(entropies.mean()),
-            approx_kl=float((np.expm1(log_ratio) - log_ratio).mean()),
+            policy_loss=-_mean(surrogate),
+            value_loss=0.5 * _mean(errors),
+            entropy=_mean(entropies),
+            approx_kl=_mean(np.expm1(log_ratio) - log_ratio),
             clip_fraction=np.count_nonzero(deviation > clip_range) / rows,
-            ratio_error=float(deviation.max()),
+            ratio_error=float(np.maximum.reduce(deviation)),
         )
 
-    def apply(self, actor_lr: float, critic_lr: float) -> bool:
+    def apply(self, actor_lr: float, critic_lr: float, skips: Skips) -> None:
         """See `GradientStep`."""
-        gradients = self._flat.gradients
         with np.errstate(all="ignore"):  # weights are looked at when the update is over
-            norm = math.sqrt(float(np.dot(gradients, gradients)))
-            if not math.isfinite(norm):
-                return False
-            scale = self._config.max_grad_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
-            if scale < 1.0:
-                gradients *= np.float32(scale)
-            self._adam.step(self._flat, self._num_actor, actor_lr, critic_lr)
-        return True
+            is_finite = self._flat.clip_gradients(self._config.max_grad_norm)
+            if not skips.note(not is_finite):
+                self._adam.step(self._flat, ((self._of_actor, actor_lr), (self._of_critic, critic_lr)))
 
     def state_dict(self) -> dict[str, Any]:
         """See `GradientStep`."""
@@ -193,11 +144,16 @@ class FusedStep:
         self._adam.load_state_dict(state)
 
 
+def _mean(numbers: Floats) -> float:
+    """As `numbers.mean()`, in a quarter of the time for the size of a minibatch."""
+    return float(np.add.reduce(numbers)) / len(numbers)
+
+
 def _normalized(advantages: Floats) -> Floats:
     """See `learner.losses.normalize`."""
     if len(advantages) < 2:
         return advantages
-    centred: Floats = advantages - advantages.mean()
+    centred: Floats = advantages - np.float32(_mean(advantages))
     std = math.sqrt(float(np.dot(centred, centred)) / (len(advantages) - 1))
     centred /= np.float32(std + 1e-8)
     return centred
@@ -206,7 +162,8 @@ def _normalized(advantages: Floats) -> Floats:
 def _clipped_surrogate(ratio: Floats, advantages: Floats, clip_range: float) -> tuple[Floats, Floats]:
     """min(r A, clip(r) A), f32[B], and its derivative by log r."""
     surrogate = ratio * advantages
-    clipped = np.clip(ratio, np.float32(1.0 - clip_range), np.float32(1.0 + clip_range)) * advantages
+    clipped = np.minimum(np.maximum(ratio, np.float32(1.0 - clip_range)), np.float32(1.0 + clip_range))
+    clipped *= advantages
     # Where the clipped one is smaller, it does not depend on r; where both are equal, r is in its range.
     # NaN is not larger than anything, and so it stays.
     slope = np.where(surrogate > clipped, np.float32(0.0), surrogate)
@@ -225,47 +182,3 @@ def _squared_errors(values: Floats, batch: Batch[Array], clip_range: float | Non
     is_clipped = (squares < of_clipped) & (np.abs(values - batch.values) > np.float32(clip_range))
     slope = np.where(is_clipped, np.float32(0.0), errors)
     return np.maximum(squares, of_clipped), slope
-
-
-class _Adam:
-    """Kingma and Ba 2015, with one step size for the first parameters and another for the rest.
-
-    Args:
-        size: P, of the parameters.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._steps = 0
-        self._mean = np.zeros(size, np.float32)
-        self._square = np.zeros(size, np.float32)
-        self._scratch = np.empty(size, np.float32)
-
-    def step(self, flat: FlatParameters, num_first: int, first_lr: float, rest_lr: float) -> None:
-        """Move `flat.values` by `flat.gradients`."""
-        self._steps += 1
-        gradients, scratch = flat.gradients, self._scratch
-        self._mean *= np.float32(_BETA1)
-        self._mean += np.multiply(gradients, np.float32(1.0 - _BETA1), out=scratch)
-        self._square *= np.float32(_BETA2)
-        np.multiply(gradients, gradients, out=scratch)
-        scratch *= np.float32(1.0 - _BETA2)
-        self._square += scratch
-        np.sqrt(self._square, out=scratch)
-        scratch *= np.float32(1.0 / math.sqrt(1.0 - _BETA2**self._steps))
-        scratch += np.float32(ADAM_EPS)
-        np.divide(self._mean, scratch, out=scratch)
-        unbiased = 1.0 - _BETA1**self._steps
-        scratch[:num_first] *= np.float32(first_lr / unbiased)
-        scratch[num_first:] *= np.float32(rest_lr / unbiased)
-        flat.values -= scratch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Moments and the number of steps."""
-        moments = {"mean": torch.from_numpy(self._mean), "square": torch.from_numpy(self._square)}
-        return {"steps": self._steps, **moments}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._steps = state["steps"]
-        self._mean[:] = state["mean"].numpy()
-        self._square[:] = state["square"].numpy()

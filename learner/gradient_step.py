@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from learner.adam import ADAM_EPS, step_unless
 from learner.losses import approx_kl, clip_fraction, normalize, policy_loss, value_loss
 from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
+from learner.skips import Skips
 
-ADAM_EPS = 1e-5
-"""Huang et al., "The 37 implementation details of PPO", detail 3."""
+Number = float | Tensor
 
 
 class StepStatistics(NamedTuple):
-    """Of one minibatch, with the weights before its step.
+    """Of one minibatch, with the weights before its step: floats, or f64[] on the policy's device.
 
     Attributes:
         policy_loss, value_loss: see `learner.losses`.
@@ -27,12 +27,12 @@ class StepStatistics(NamedTuple):
         ratio_error: the largest |ratio - 1|.
     """
 
-    policy_loss: float
-    value_loss: float
-    entropy: float
-    approx_kl: float
-    clip_fraction: float
-    ratio_error: float
+    policy_loss: Number
+    value_loss: Number
+    entropy: Number
+    approx_kl: Number
+    clip_fraction: Number
+    ratio_error: Number
 
 
 class GradientStep(Protocol):
@@ -44,8 +44,14 @@ class GradientStep(Protocol):
     def gradient(self, batch: Batch[Any], clip_range: float) -> StepStatistics:
         """Compute the loss's gradient on a minibatch."""
 
-    def apply(self, actor_lr: float, critic_lr: float) -> bool:
-        """Clip the gradient and step. False, and nothing changes, if it is not finite."""
+    def apply(self, actor_lr: float, critic_lr: float, skips: Skips) -> None:
+        """Clip the gradient and step.
+
+        Args:
+            actor_lr, critic_lr: Adam's step sizes.
+            skips: is told whether the gradient is finite, and decides whether there is a step; if there is
+                none, nothing changes.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's state."""
@@ -90,24 +96,23 @@ class AutogradStep:
         self._optimizer.zero_grad()
         (actor_loss + config.vf_coef * critic_loss - config.ent_coef * entropy).backward()
         with torch.no_grad():
-            return StepStatistics(
-                float(actor_loss),
-                float(critic_loss),
-                float(entropy),
-                float(approx_kl(log_ratio)),
-                float(clip_fraction(log_ratio, clip_range)),
-                float((log_ratio.exp() - 1.0).abs().max()),
-            )
+            # Left on the device: to read a number here would mean waiting for a GPU in each minibatch.
+            found = [
+                actor_loss,
+                critic_loss,
+                entropy,
+                approx_kl(log_ratio),
+                clip_fraction(log_ratio, clip_range),
+                (log_ratio.exp() - 1.0).abs().max(),
+            ]
+            return StepStatistics(*torch.stack(found).double())
 
-    def apply(self, actor_lr: float, critic_lr: float) -> bool:
+    def apply(self, actor_lr: float, critic_lr: float, skips: Skips) -> None:
         """See `GradientStep`."""
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
-        if not np.isfinite(norm):
-            return False
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         actor, critic = self._optimizer.param_groups
         actor["lr"], critic["lr"] = actor_lr, critic_lr
-        self._optimizer.step()
-        return True
+        step_unless(skips.note(~torch.isfinite(norm)), self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """See `GradientStep`."""

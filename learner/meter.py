@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from learner.gradient_step import StepStatistics
+from learner.gradient_step import Number, StepStatistics
 
 
 class Meter:
-    """Running means of the statistics of one update's minibatches.
+    """Running means of the statistics of one update's minibatches, read when the update is over.
 
     Attributes:
         steps: minibatches so far.
-        skipped: of these, how many made no step, because their gradient was not finite.
         initial_ratio_error: the largest |ratio - 1| of the first one, to the weights that acted.
     """
 
     def __init__(self) -> None:
         self.steps = 0
-        self.skipped = 0
-        self.initial_ratio_error = 0.0
-        self._sums = [0.0] * len(StepStatistics._fields)
+        self.initial_ratio_error: Number = 0.0
+        self._sums: list[Number] = [0.0] * len(StepStatistics._fields)
 
     def add(self, found: StepStatistics) -> None:
         """Count one minibatch."""
@@ -27,14 +25,15 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Metrics by name."""
-        means = StepStatistics(*(total / self.steps for total in self._sums))
+        policy_loss, value_loss, entropy, approx_kl, clip_fraction, _ = [
+            float(total) / self.steps for total in self._sums
+        ]
         return {
-            "policy_loss": means.policy_loss,
-            "value_loss": means.value_loss,
-            "entropy_loss": -means.entropy,
-            "approx_kl": means.approx_kl,
-            "clip_fraction": means.clip_fraction,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy_loss": -entropy,
+            "approx_kl": approx_kl,
+            "clip_fraction": clip_fraction,
             "minibatches": float(self.steps),
-            "skipped_minibatches": float(self.skipped),
-            "initial_ratio_error": self.initial_ratio_error,
+            "initial_ratio_error": float(self.initial_ratio_error),
         }

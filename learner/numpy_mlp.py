@@ -50,12 +50,14 @@ class NumpyMLP:
             values: what `forward` returned.
             gradient: f32[B, O], of the loss by the outputs.
         """
+        ones = np.ones(len(gradient), np.float32)
         for number in range(len(self._layers) - 1, -1, -1):
             of_weight, of_bias = self._gradients[number]
-            np.matmul(gradient.T, values[number], out=of_weight)
-            np.sum(gradient, axis=0, out=of_bias)
+            np.dot(gradient.T, values[number], out=of_weight)
+            np.dot(ones, gradient, out=of_bias)  # BLAS sums rows several times as fast as `sum` does
             if number > 0:
-                gradient = gradient @ self._layers[number][0]
+                # Not `@`, which is many times slower where there is a single output.
+                gradient = np.dot(gradient, self._layers[number][0])
                 self._times_slope(gradient, values[number])
 
     def _activate(self, value: Floats) -> None:

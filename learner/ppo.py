@@ -14,16 +14,15 @@ from learner.advantages import gae, next_values
 from learner.errors import NonFiniteError
 from learner.exploration import Exploration, NoExploration
 from learner.fused_step import fastest_step
-from learner.gradient_step import GradientStep, StepStatistics
+from learner.gradient_step import GradientStep, Number, StepStatistics
 from learner.losses import explained_variance
 from learner.meter import Meter
 from learner.minibatches import Batch, Ids, Minibatches, RowMinibatches
 from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
+from learner.skips import Skips
 from learner.store import Rollout
-
-_MAX_NON_FINITE_STEPS = 3  # consecutive minibatches with a non-finite gradient before giving up
 
 
 class PPOLearner:
@@ -48,7 +47,7 @@ class PPOLearner:
         self.exploration = exploration or NoExploration()
         self._rewards = (RewardScaler if config.normalize_reward else RawRewards)(0, config.gamma)
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
-        self._consecutive_non_finite = 0
+        self._skips = Skips()
         self._step = make_step(policy, config)
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,7 +59,7 @@ class PPOLearner:
                 "optimizer": self._step.state_dict(),
                 "rewards": self._rewards.state_dict(),
                 "exploration": self.exploration.state_dict(),
-                "consecutive_non_finite": self._consecutive_non_finite,
+                "consecutive_non_finite": int(self._skips.in_a_row),
             }
         )
 
@@ -68,17 +67,18 @@ class PPOLearner:
         """The inverse of `state_dict`.
 
         Raises:
-            ValueError: the state is of another kind of optimiser step; nothing has changed.
+            ValueError: the state is of another kind of optimiser step, of the policy or of the exploration;
+                nothing has changed.
         """
         kind = type(self._step).__name__
         if state["step"] != kind:
             raise ValueError(f"the state is of a learner with the step {state['step']}, not {kind}")
         state = copy.deepcopy(state)  # Adam would keep, and change, the very tensors that it is given
+        self.exploration.load_state_dict(state["exploration"])  # first, since it may refuse
         self.policy.load_state_dict(state["policy"])
         self._step.load_state_dict(state["optimizer"])
         self._rewards.load_state_dict(state["rewards"])
-        self.exploration.load_state_dict(state["exploration"])
-        self._consecutive_non_finite = state["consecutive_non_finite"]
+        self._skips = Skips(state["consecutive_non_finite"])
 
     def update(
         self,
@@ -156,6 +156,7 @@ class PPOLearner:
         left = max(0.0, 1.0 - progress)
         lr_scale = left if config.anneal_lr else 1.0
         clip_range = config.clip_range * (left if config.anneal_clip_range else 1.0)
+        self._skips.begin()
         for rows, minibatch in self._minibatches.of(self._step.adapt(batch), rng):
             found = self._step.gradient(minibatch, clip_range)
             if meter.steps == 0:
@@ -163,20 +164,19 @@ class PPOLearner:
             meter.add(found)
             if config.target_kl is not None and found.approx_kl > 1.5 * config.target_kl:
                 break
-            if self._step.apply(config.actor_lr * lr_scale, config.critic_lr * lr_scale):
-                self._consecutive_non_finite = 0
-            else:
-                meter.skipped += 1
-                self._count_non_finite_step()
-            batch.exploration.learn(torch.as_tensor(rows))
+            self._step.apply(config.actor_lr * lr_scale, config.critic_lr * lr_scale, self._skips)
+            self._skips.check()
+            batch.exploration.learn(rows)
+        self._skips.check(waits=True)
         self._require_finite_weights()
         metrics = meter.means() | batch.exploration.finish()
+        metrics["skipped_minibatches"] = float(self._skips.total)
         metrics["explained_variance"] = explained_variance(batch.values, batch.returns)
         metrics["learning_rate"] = config.actor_lr * lr_scale
         metrics["clip_range"] = clip_range
         return metrics
 
-    def _initial_ratio_error(self, batch: Batch[Tensor], rows: Ids, found: StepStatistics) -> float:
+    def _initial_ratio_error(self, batch: Batch[Tensor], rows: Ids, found: StepStatistics) -> Number:
         """The largest |ratio - 1| between the stored log-probabilities and those of the weights that acted.
 
         Before the first step it is rounding error; anything else is a bug.
@@ -187,19 +187,11 @@ class PPOLearner:
         first = batch.rows(rows)
         with torch.no_grad():
             log_probs = acting.head.log_prob(acting.outputs(first.inputs, first.masks), first.actions)
-        return float(((log_probs - first.log_probs).exp() - 1.0).abs().max())
-
-    def _count_non_finite_step(self) -> None:
-        """A step was left out, because its gradient was not finite. Counts over updates, too."""
-        self._consecutive_non_finite += 1
-        if self._consecutive_non_finite >= _MAX_NON_FINITE_STEPS:
-            raise NonFiniteError(
-                f"the gradient was not finite in {_MAX_NON_FINITE_STEPS} minibatches in a row; "
-                "a smaller learning rate, or normalised rewards or observations may help"
-            )
+        return ((log_probs - first.log_probs).exp() - 1.0).abs().max()
 
     def _require_finite_weights(self) -> None:
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters()):
+        weights = torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])
+        if not weights.isfinite().all():  # all at once: a GPU is waited for only once
             raise NonFiniteError(
                 "an update made weights that are not finite; a smaller learning rate may help"
             )

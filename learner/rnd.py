@@ -8,22 +8,22 @@ distillation", arXiv:1810.12894.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from learner.advantages import gae, next_values
 from learner.arrays import Floats, Ids
-from learner.losses import value_loss
+from learner.fused_rnd import fastest_rnd_step
 from learner.normalize import RewardScaler
 from learner.rnd_networks import RNDNetworks
+from learner.rnd_step import RNDBatch, RNDInputs, RNDLosses, RNDStates, RNDStep
 from learner.store import Rollout
-
-_CHUNK = 512  # states per forward pass without gradients: bounds the memory that images take
 
 
 class RND:
@@ -66,20 +66,21 @@ class RND:
         self.coef = coef
         self.gamma = gamma
         self.gae_lambda = gae_lambda
+        self.lr = lr
         self.max_grad_norm = max_grad_norm
         self.device = torch.device(device)
         self.networks = RNDNetworks(observation_space, hidden_sizes, seed).to(self.device)
         self.returns = ReturnFilter(gamma)
-        self._parameters = [p for p in self.networks.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=lr, eps=1e-5, fused=True)
+        self._step = fastest_rnd_step(self.networks, lr, max_grad_norm)
 
     def begin(self, rollout: Rollout) -> RNDUpdate:
         """See `Exploration`. Intrinsic rewards are computed with the current predictor and statistics."""
-        states = _States(rollout, self.device)
+        states = RNDStates(rollout, self.device)
         if not self.networks.has_statistics:
             # An untrained policy has played these steps; they stand in for the random ones of section 2.4.
-            self.networks.update_statistics(states.next())
-        targets, intrinsic_rewards, values = self._targets_rewards_and_values(states)
+            self._count(states)
+        inputs = RNDInputs(self.networks, states)
+        targets, intrinsic_rewards, values = self._targets_rewards_and_values(states, inputs)
         rewards = self.returns.scaled(intrinsic_rewards, rollout.env_ids)
         advantages = self._advantages(rewards, values, rollout)
         returns = torch.as_tensor(advantages + values[: len(rollout)], dtype=torch.float32)
@@ -89,18 +90,26 @@ class RND:
             "rnd_return_std": self.returns.std,
         }
         weighted = self.coef * advantages + 0.0  # no -0.0: a weight of 0 adds just what `NoExploration` does
-        return RNDUpdate(self, RNDBatch(states, targets, returns.to(self.device)), weighted, metrics)
+        batch = RNDBatch(inputs, targets, returns.to(self.device))
+        return RNDUpdate(self._step, batch, weighted, metrics, partial(self._count, states))
 
-    @torch.no_grad()
-    def _targets_rewards_and_values(self, states: _States) -> tuple[Tensor, Floats, Floats]:
+    def _count(self, states: RNDStates) -> None:
+        """Count the observations after each step in the statistics."""
+        self.networks.update_statistics(states.of(numbers) for numbers in states.next())
+
+    def _targets_rewards_and_values(
+        self, states: RNDStates, inputs: RNDInputs
+    ) -> tuple[Tensor, Floats, Floats]:
         """Target outputs f32[S, K] and intrinsic rewards f64[S] of next states; V f64[S + E] of all."""
+        networks = self.networks
+        target, predictor = networks.target.without_grad(), networks.predictor.without_grad()
+        critic = networks.critic.without_grad()
         targets, intrinsic_rewards = [], []
-        for rows in states.next():
-            inputs = self.networks.preprocess(rows)
-            target = self.networks.target(inputs)
-            targets.append(target)
-            intrinsic_rewards.append((self.networks.predictor(inputs) - target).square().mean(dim=1))
-        values = [self.networks.critic(self.networks.preprocess(rows)).squeeze(1) for rows in states.all()]
+        for numbers in states.next():
+            vectors = inputs.of(numbers)
+            targets.append(target(vectors))
+            intrinsic_rewards.append((predictor(vectors) - targets[-1]).square().mean(dim=1))
+        values = [critic(inputs.of(numbers)).squeeze(1) for numbers in states.all()]
         return torch.cat(targets), _floats(intrinsic_rewards), _floats(values)
 
     def _advantages(self, rewards: Floats, values: Floats, rollout: Rollout) -> Floats:
@@ -110,61 +119,69 @@ class RND:
         following = next_values(values[: len(rollout)], last, at_ends[last[rollout.ends]])
         return gae(rewards, values[: len(rollout)], following, last, self.gamma, self.gae_lambda)
 
-    def optimizer_step(self, batch: RNDBatch, rows: Tensor) -> tuple[float, float]:
-        """One step on the rows i64[B] of a batch. Returns the distillation loss and the critic's loss."""
-        predicted = self.networks.predictor(self.networks.preprocess(batch.states.after(rows)))
-        distillation = (predicted - batch.targets[rows]).square().mean()
-        values = self.networks.critic(self.networks.preprocess(batch.states.before(rows))).squeeze(1)
-        critic_loss = value_loss(values, batch.returns[rows])
-        self._optimizer.zero_grad()
-        (distillation + critic_loss).backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        if bool(torch.isfinite(norm)):  # as in PPO's update, a non-finite gradient is skipped
-            self._optimizer.step()
-        return distillation.item(), critic_loss.item()
-
     def state_dict(self) -> dict[str, Any]:
         """See `Exploration`."""
         return {
             "networks": self.networks.state_dict(),
             "returns": self.returns.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "step": type(self._step).__name__,
+            "optimizer": self._step.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Exploration`."""
+        """See `Exploration`.
+
+        Raises:
+            ValueError: the state is of another kind of optimiser step; nothing has changed.
+        """
+        kind = type(self._step).__name__
+        if state["step"] != kind:
+            raise ValueError(f"the state is of an exploration with the step {state['step']}, not {kind}")
         self.networks.load_state_dict(state["networks"])
         self.returns.load_state_dict(state["returns"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._step.load_state_dict(state["optimizer"])
 
 
 class RNDUpdate:
     """What `RND` learns from one rollout. Implements `ExplorationUpdate`.
 
     Args:
-        rnd: its networks learn.
+        step: moves the networks.
         batch: what they learn from.
         advantages: f64[S], weighted.
         metrics: of the rollout, by name.
+        count: counts the rollout's observations in the statistics.
     """
 
-    def __init__(self, rnd: RND, batch: RNDBatch, advantages: Floats, metrics: dict[str, float]) -> None:
+    def __init__(
+        self,
+        step: RNDStep,
+        batch: RNDBatch,
+        advantages: Floats,
+        metrics: dict[str, float],
+        count: Callable[[], None],
+    ) -> None:
         self.batch = batch
         self.advantages = advantages
-        self._rnd = rnd
+        self._step = step
+        self._adapted = step.adapt(batch)
         self._metrics = metrics
-        self._losses: list[tuple[float, float]] = []
+        self._count = count
+        self._sums = RNDLosses(0.0, 0.0)
+        self._steps = 0
 
-    def learn(self, rows: Tensor) -> None:
+    def learn(self, rows: Ids) -> None:
         """See `ExplorationUpdate`."""
-        self._losses.append(self._rnd.optimizer_step(self.batch, rows))
+        losses = self._step.step(self._adapted, rows)
+        self._sums = RNDLosses(*(total + loss for total, loss in zip(self._sums, losses, strict=True)))
+        self._steps += 1
 
     def finish(self) -> dict[str, float]:
         """See `ExplorationUpdate`. Only now are the rollout's observations counted in the statistics."""
-        self._rnd.networks.update_statistics(self.batch.states.next())
-        losses = np.array(self._losses).reshape(-1, 2)
-        means = losses.mean(axis=0) if len(losses) else np.full(2, np.nan)  # an update may end before a step
-        return self._metrics | {"rnd_loss": float(means[0]), "rnd_value_loss": float(means[1])}
+        self._count()
+        steps = self._steps or math.nan  # an update may end before a step
+        distillation, critic = (float(total) / steps for total in self._sums)
+        return self._metrics | {"rnd_loss": distillation, "rnd_value_loss": critic}
 
 
 class ReturnFilter:
@@ -203,54 +220,6 @@ class ReturnFilter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._scaler.load_state_dict(state)
-
-
-class _States:
-    """The observations of a rollout on a device, each kept once.
-
-    Those of the steps [S, *O] come first, then the final ones [E, *O].
-
-    Args:
-        rollout: S steps and E ends.
-        device: of all tensors.
-    """
-
-    def __init__(self, rollout: Rollout, device: torch.device) -> None:
-        self._rows = torch.cat([torch.as_tensor(rollout.obs), torch.as_tensor(rollout.final_obs)]).to(device)
-        following = np.arange(1, len(rollout) + 1)
-        following[rollout.ends] = len(rollout) + np.arange(len(rollout.final_obs))
-        self._following = torch.as_tensor(following, device=device)
-
-    def all(self) -> Iterator[Tensor]:
-        """All rows [S + E, *O], in chunks."""
-        yield from self._rows.split(_CHUNK)
-
-    def next(self) -> Iterator[Tensor]:
-        """The observations [S, *O] after each step, before any reset, in chunks."""
-        for rows in self._following.split(_CHUNK):
-            yield self._rows[rows]
-
-    def before(self, rows: Tensor) -> Tensor:
-        """The observations [B, *O] before steps i64[B]."""
-        return self._rows[rows]
-
-    def after(self, rows: Tensor) -> Tensor:
-        """The observations [B, *O] after steps i64[B], before any reset."""
-        return self._rows[self._following[rows]]
-
-
-class RNDBatch(NamedTuple):
-    """What the networks learn from.
-
-    Attributes:
-        states: of S steps.
-        targets: f32[S, K], the target's outputs for the observation after each.
-        returns: f32[S], intrinsic.
-    """
-
-    states: _States
-    targets: Tensor
-    returns: Tensor
 
 
 def _floats(chunks: list[Tensor]) -> Floats:

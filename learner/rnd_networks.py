@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.encoders import CompositeEncoder, Encoder, make_encoder
+from learner.forward_only import ForwardOnly
 from learner.images import channel_count_and_sides, channels_first, is_image
 from learner.networks import NatureCNN, mlp
 from learner.normalize import ObservationNormalizer
@@ -38,7 +39,7 @@ class RNDNetworks(nn.Module):
         self.encoder = flat_encoder(space)
         hidden = tuple(hidden_sizes) if self.encoder.needs_hidden_layers else ()
         width = hidden[-1] if hidden else _VECTOR_WIDTH
-        if any(isinstance(part, PixelEncoder) for part in self.encoder.modules()):
+        if self.sees_images:
             width = NatureCNN.FEATURES
         gain = math.sqrt(2.0)
         self.target = RNDNetwork(self.encoder, [*hidden, width], gain, generator).requires_grad_(False)
@@ -50,6 +51,11 @@ class RNDNetworks(nn.Module):
         """Whether every normaliser has counted observations; true if there is no normaliser."""
         normalizers = [part for part in self.encoder.modules() if isinstance(part, ObservationNormalizer)]
         return all(float(normalizer.count) > 0.0 for normalizer in normalizers)
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether there is an image in an observation."""
+        return any(isinstance(part, PixelEncoder) for part in self.encoder.modules())
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """The networks' inputs f32[S, P] for rows [S, *O]."""
@@ -87,10 +93,24 @@ class RNDNetwork(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """F32[S, outputs] for vectors f32[S, P]."""
+        outputs: Tensor = self.layers(self._features(inputs))
+        return outputs
+
+    def without_grad(self) -> Callable[[Tensor], Tensor]:
+        """`forward` of the present layers as a function without gradient; see `ForwardOnly`."""
+        layers = ForwardOnly(self.layers)
+
+        def forward(inputs: Tensor) -> Tensor:
+            with torch.no_grad():
+                return layers(self._features(inputs))
+
+        return forward
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        """What the layers see, f32[S, F]."""
         pieces = inputs.split(self._widths, dim=1)
         features = [stem(piece) for stem, piece in zip(self.stems, pieces, strict=True)]
-        outputs: Tensor = self.layers(torch.cat(features, dim=1))
-        return outputs
+        return torch.cat(features, dim=1)
 
 
 def _image_stem(shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:

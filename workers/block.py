@@ -10,7 +10,7 @@ import numpy as np
 from workers.arrays import Array
 from workers.envs import EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure, describe, shown
-from workers.global_random import GloballySeededEnv, seeded_globally
+from workers.global_random import GloballySeededEnv, never_draws_globally, seeded_globally
 from workers.pool import TERMINATED, TRUNCATED
 from workers.returns import (
     BOOLS,
@@ -54,10 +54,14 @@ class EnvBlock:
         self._slab = slab
         self._first_env = first_env
         self._episode = [-1] * len(slab)
+        # The steps of an episode so far are the sum of the two: counting one is cheaper than counting all.
         self._steps = [0] * len(slab)
+        self._full_steps = 0
         self._codec = RowCodec(factory.observation_space)
         self._obs = self._codec.columns(slab.obs)
         self._next_obs = self._codec.columns(slab.next_obs)
+        self._targets = [slab.obs[row, ...] for row in range(len(slab))]
+        self._next_targets = [slab.next_obs[row, ...] for row in range(len(slab))]
         plain = self._codec.plain
         # An array of this dtype and shape is copied without further checks. None for composite spaces.
         self._dtype = None if plain is None else plain.dtype
@@ -73,6 +77,10 @@ class EnvBlock:
         except BaseException:
             self.close()  # the envs built so far are known only here
             raise
+        # All or none: an env that draws late sees what the resets of the others have left.
+        if all(never_draws_globally(env.env) for env in self._envs):
+            for env in self._envs:
+                env.leave_generators_alone()
 
     def _build(self, factory: EnvFactory, row: int) -> None:
         try:
@@ -95,7 +103,7 @@ class EnvBlock:
         for row, seed in zip(rows, seeds, strict=True):
             self._slab.reward[row] = 0.0
             self._slab.flags[row] = 0
-            self._start_episode(row, seed, self._obs)
+            self._start_episode(row, seed, self._obs, self._targets)
         self._require(rows, self._obs)
 
     def step(self, rows: Sequence[int], next_seeds: Sequence[int] | None = None) -> None:
@@ -110,65 +118,83 @@ class EnvBlock:
             EnvFailure: an env raised, or returned something that is not valid.
         """
         slab = self._slab
-        # A slice, where it says the same, is several times faster than a list.
-        index = slice(None) if len(rows) == len(slab) else np.asarray(rows, np.intp)
-        actions = self._actions.read(slab.action[index])
-        rewards, flags = self._step_envs(rows, actions)
+        if len(rows) == len(slab):
+            # A slice, and whole lists, where they say the same, are several times faster than indices.
+            self._full_steps += 1
+            index: slice | Array = slice(None)
+            envs, targets = self._envs, self._targets
+        else:
+            for row in rows:
+                self._steps[row] += 1
+            index = np.asarray(rows, np.intp)
+            envs, targets = [self._envs[row] for row in rows], [self._targets[row] for row in rows]
+        rewards, ended = self._step_envs(rows, envs, self._actions.read(slab.action[index]), targets)
         slab.reward[index] = rewards
-        slab.flags[index] = flags
+        slab.flags[index] = 0
+        for position, flags in ended:
+            slab.flags[rows[position]] = flags
         if not self._codec.is_valid(self._obs, index):  # for all rows: it costs as much as for one
             self._require(rows, self._obs)
-        if next_seeds is not None and any(flags):
-            ended = [(row, seed) for row, seed, flag in zip(rows, next_seeds, flags, strict=True) if flag]
-            for row, seed in ended:
-                self._start_episode(row, seed, self._next_obs)
-            self._require([row for row, _ in ended], self._next_obs)
+        if next_seeds is not None and ended:
+            for position, _ in ended:
+                self._start_episode(rows[position], next_seeds[position], self._next_obs, self._next_targets)
+            self._require([rows[position] for position, _ in ended], self._next_obs)
 
     def _step_envs(
-        self, rows: Sequence[int], actions: Sequence[Any] | Array
-    ) -> tuple[list[float], list[int]]:
-        """Step each env and write its observation; rewards and flags of all."""
-        slab_obs, envs, steps = self._slab.obs, self._envs, self._steps
+        self,
+        rows: Sequence[int],
+        envs: Sequence[GloballySeededEnv],
+        actions: Sequence[Any] | Array,
+        targets: Sequence[Array],
+    ) -> tuple[list[float], list[tuple[int, int]]]:
+        """Step each env and write its observation.
+
+        Returns:
+            The reward of each row; (position in `rows`, flags) of those whose episode has ended.
+        """
+        # The hot path: the usual types are recognised at once, only others are looked at closely. Names are
+        # local, since after the env's own code a look-up in a module or an object takes as long as a check.
+        array_type, scalar_type, dtype, shape = np.ndarray, np.float64, self._dtype, self._shape
+        low, high = -MAX_REWARD, MAX_REWARD
         rewards: list[float] = []
-        flags: list[int] = []
-        row = -1
+        ended: list[tuple[int, int]] = []
         returned: Sequence[Any]
         try:
-            for row, action in zip(rows, actions, strict=True):
-                steps[row] += 1
+            for env, action, target in zip(envs, actions, targets, strict=True):
                 try:
-                    returned = envs[row].step(action)
+                    returned = env.step(action)
                 except USER_ERRORS as error:  # the env is the user's code
-                    self._fail_call(row, f"step({shown(action)})", error)
-                # The hot path: the usual types are recognised at once, only others are looked at closely.
+                    self._fail_call(rows[len(rewards)], f"step({shown(action)})", error)
                 if type(returned) is not tuple or len(returned) != 5:
                     returned = step_values(returned)
                 obs, reward, terminated, truncated, _ = returned
-                if terminated is False and truncated is False:
-                    flags.append(0)
+                if not (terminated is False and truncated is False) and (
+                    flags := _flags_of(terminated, truncated)
+                ):
+                    ended.append((len(rewards), flags))
+                if type(obs) is array_type and obs.dtype is dtype and obs.shape == shape:
+                    target[...] = obs
                 else:
-                    if type(terminated) not in BOOLS or type(truncated) not in BOOLS:
-                        terminated = flag_of(terminated, "terminated")
-                        truncated = flag_of(truncated, "truncated")
-                    flags.append((TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0))
-                if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
-                    slab_obs[row] = obs
-                else:
-                    self._codec.write(obs, self._obs, row)
-                if not (type(reward) is float and -MAX_REWARD <= reward <= MAX_REWARD):  # NaN fails both
-                    reward = reward_of(reward)
-                rewards.append(reward)
+                    self._codec.write(obs, self._obs, rows[len(rewards)])
+                number = float(reward) if type(reward) is scalar_type else reward
+                if not (type(number) is float and low <= number <= high):  # NaN fails both
+                    number = reward_of(reward)
+                rewards.append(number)
         except (ReturnError, RowError) as error:
-            self._fail_value(row, error)
-        return rewards, flags
+            self._fail_value(rows[len(rewards)], error)
+        return rewards, ended
 
-    def _start_episode(self, row: int, seed: int, columns: Sequence[Array]) -> None:
+    def _start_episode(self, row: int, seed: int, columns: Sequence[Array], targets: Sequence[Array]) -> None:
         self._episode[row] += 1
-        self._steps[row] = 0
+        self._steps[row] = -self._full_steps
         try:
-            obs, _ = reset_values(self._envs[row].reset(seed=seed))
+            returned = self._envs[row].reset(seed=seed)
+            obs, _ = reset_values(returned)
         except USER_ERRORS as error:  # the env is the user's code
             self._fail_call(row, f"reset(seed={seed})", error)
+        if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
+            targets[row][...] = obs
+            return
         try:
             self._codec.write(obs, columns, row)
         except RowError as error:
@@ -203,5 +229,17 @@ class EnvBlock:
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
         where = f"env {self._first_env + row}"
         if self._episode[row] >= 0:
-            where += f", episode {self._episode[row]}, step {self._steps[row]}"
+            where += f", episode {self._episode[row]}, step {self._steps[row] + self._full_steps}"
         raise EnvFailure(" ".join(f"{where}: {what}".split())) from cause  # spaces print in several lines
+
+
+def _flags_of(terminated: Any, truncated: Any) -> int:
+    """The flags of a step.
+
+    Raises:
+        ReturnError: one of them is no bool, nor 0 or 1.
+    """
+    if type(terminated) not in BOOLS or type(truncated) not in BOOLS:
+        terminated = flag_of(terminated, "terminated")
+        truncated = flag_of(truncated, "truncated")
+    return (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)

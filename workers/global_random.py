@@ -7,6 +7,11 @@ so its episodes do not depend on the other envs of its process. Only these envs 
 step. An env whose first steps do not draw, but later ones do, gives the same results again only with the
 same number of workers.
 
+Gymnasium's own envs draw from `self.np_random` alone. Where a block holds nothing else, the global generators
+are left as they are: to seed them takes as long as a step of CartPole, and in the learner's process the
+user's own states would have to be put aside and back, which takes ten times as long. Of other envs nobody
+knows: one may draw in its thousandth episode for the first time.
+
 Likewise `env.np_random` is seeded before the first reset, for envs that use it before they seed it.
 """
 
@@ -14,13 +19,22 @@ from __future__ import annotations
 
 import contextlib
 import random
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
-from workers.env_compare import AnyEnv
+from workers.env_compare import AnyEnv, layers
+from workers.wrappers import ActionMask, NumericObservation, PlainActionMask
+
+# A test reads the sources of these. None of them calls what a user has handed to it.
+KNOWN_PACKAGES = tuple(
+    f"gymnasium.envs.{name}." for name in ("box2d", "classic_control", "mujoco", "toy_text")
+)
+KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, NumericObservation, PlainActionMask, ActionMask)
 
 _WATCHED_STEPS = 16  # per env; if it has not drawn by then, its steps are no longer watched
 _State: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...]]"
@@ -58,6 +72,25 @@ def seeded_globally(seed: int) -> Iterator[None]:
         _restore(before)
 
 
+def never_draws_globally(env: AnyEnv) -> bool:
+    """Whether an env is known not to use the global generators: Gymnasium's, with no code of others in it."""
+    *wrappers, inner = layers(env)
+    return (
+        all(type(wrapper) in KNOWN_WRAPPERS for wrapper in wrappers)
+        and type(inner).__module__.startswith(KNOWN_PACKAGES)
+        and not any(_is_patched(layer) for layer in (*wrappers, inner))
+    )
+
+
+def _is_patched(layer: AnyEnv) -> bool:
+    """Whether functions of others were put into the object or its classes."""
+    if any(callable(value) for value in vars(layer).values()):
+        return True
+    members = [member for kind in type(layer).__mro__ for member in vars(kind).values()]
+    modules = {member.__module__ for member in members if isinstance(member, types.FunctionType)}
+    return not all(module.partition(".")[0] in ("gymnasium", "workers", "typing") for module in modules)
+
+
 class GloballySeededEnv:
     """Resets and steps an env whose draws from global generators depend on its own episode seeds alone.
 
@@ -77,18 +110,25 @@ class GloballySeededEnv:
         self._state: _State | None = None
         self._watched = 0
         self._was_reset = False
+        self._seeds_globally = True
         self.step = self._watched_step
+
+    def leave_generators_alone(self) -> None:
+        """Do not seed the global generators, nor watch them: see `never_draws_globally`."""
+        self._seeds_globally = False
+        self.step = self.env.step
 
     def reset(self, *, seed: int) -> Any:
         """Reset the env. The global generators are seeded, too."""
-        if self._before_use is not None:
-            self._before_use()
-        _seed(seed)
+        if self._seeds_globally:
+            if self._before_use is not None:
+                self._before_use()
+            _seed(seed)
         if not self._was_reset:
             self._was_reset = True
             _seed_unused_generator(self.env.unwrapped, seed)
         returned = self.env.reset(seed=seed)
-        if self.step != self.env.step:
+        if self._seeds_globally and self.step != self.env.step:
             self._state = _capture()
         return returned
 

@@ -51,6 +51,8 @@ def reset_values(returned: Any) -> tuple[Any, Any]:
         ReturnError: it has returned something else. An observation alone may have two elements, so the type
             of info is looked at, too.
     """
+    if type(returned) is tuple and len(returned) == 2 and type(returned[1]) is dict:  # the usual
+        return returned
     if not isinstance(returned, tuple | list) or len(returned) != len(RESET_VALUES):
         raise _wrong_values("reset", _kind_and_count(returned))
     obs, info = returned

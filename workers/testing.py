@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -100,6 +101,40 @@ class ProbeEnv(gym.Env[Array, Any]):
         if ended:
             self._actions = None
         return self._obs, reward, ended and even, ended and not even, {}
+
+
+class BusyEnv(gym.Env[Array, Any]):
+    """Computes for a given time in each step: for measurements of what workers are worth.
+
+    Time of this thread on a CPU, so steps take longer if other processes use the same core. Episodes have 100
+    steps, then they are truncated.
+
+    Args:
+        milliseconds: of each step.
+    """
+
+    def __init__(self, milliseconds: float = 1.0) -> None:
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self._seconds = milliseconds / 1000.0
+        self._obs = np.zeros(4, np.float32)
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """See `gymnasium.Env.reset`. Takes no time."""
+        super().reset(seed=seed, options=options)
+        self._step = 0
+        return self._obs, {}
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        end = time.thread_time() + self._seconds
+        while time.thread_time() < end:
+            pass
+        self._step += 1
+        return self._obs, float(action), False, self._step == 100, {}
 
 
 def composite_of(code: Array) -> dict[str, Any]:

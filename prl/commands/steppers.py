@@ -6,7 +6,6 @@ was called: what an autoreset returns instead of a step does not.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import multiprocessing
 import time
@@ -14,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -21,6 +21,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
+from prl.commands.suites.comparison import LOOP, Package
+from prl.commands.suites.rates import Steps
+from prl.commands.suites.settings import worker_counts
 from prl.pools import make_pool
 from workers.arrays import Array
 from workers.cores import usable_cores
@@ -59,10 +62,6 @@ class Task:
     def builders(self) -> list[Callable[[], AnyEnv]]:
         """A function for each env, as vector envs take them."""
         return [self.factory.build] * self.num_envs
-
-
-Steps = Iterator[int]
-"""Steps the envs without end; each `next` is one vector step and gives the number of env steps in it."""
 
 
 def pool_steps(pool: EnvPool, actions: Array) -> Steps:
@@ -124,7 +123,7 @@ def _sync_vector_env(task: Task) -> Iterator[Steps]:
 
 @contextmanager
 def _async_vector_env(task: Task) -> Iterator[Steps]:
-    env = AsyncVectorEnv(task.builders, context=_start_method())
+    env = AsyncVectorEnv(task.builders, context=start_method())
     try:
         yield gymnasium_steps(env, task.actions)
     finally:
@@ -156,7 +155,7 @@ def _dummy_vec_env(task: Task) -> Iterator[Steps]:
 def _subproc_vec_env(task: Task) -> Iterator[Steps]:
     from stable_baselines3.common.vec_env import SubprocVecEnv  # optional, and slow to import
 
-    with closing(SubprocVecEnv(task.builders, start_method=_start_method())) as env:
+    with closing(SubprocVecEnv(task.builders, start_method=start_method())) as env:
         yield sb3_steps(env, task.actions)
 
 
@@ -174,7 +173,8 @@ def _envpool(task: Task) -> Iterator[Steps]:
 
 
 @contextmanager
-def _loop(task: Task) -> Iterator[Steps]:
+def loop(task: Task) -> Iterator[Steps]:
+    """One env in a plain loop in this process; a core can do no more."""
     with closing(task.factory.build()) as env:
         yield loop_steps(env, task.actions)
 
@@ -223,14 +223,14 @@ def _counted(counts: Any, processes: Sequence[Any]) -> Steps:
         before = now
 
 
-def _start_method() -> str | None:
-    # The baselines' steps take as long either way; the other methods would import torch once per env.
+def start_method() -> str | None:
+    """How peers start their processes: as they step alike, the way that does not import torch in each."""
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """One way to step N envs.
+    """One way to step N envs; a piece of its work is one vector step.
 
     Attributes:
         label: for the table.
@@ -240,23 +240,38 @@ class Stepper:
 
     label: str
     start: Callable[[Task], AbstractContextManager[Steps]]
-    package: str = "gymnasium"
-
-    @property
-    def installed(self) -> bool:
-        """Whether its package is there."""
-        return importlib.util.find_spec(self.package) is not None
+    package: Package | None = None
 
 
-STEPPERS: Mapping[str, Stepper] = {
-    "shared": Stepper("prl, shared memory", lambda task: _pool(task, task.num_workers)),
-    "pipe": Stepper("prl, pipes", lambda task: _pool(task, task.num_workers, "pipe")),
-    "inline": Stepper("prl, inline", lambda task: _pool(task, 0)),
-    "sync": Stepper("Gymnasium SyncVectorEnv", _sync_vector_env),
-    "async": Stepper("Gymnasium AsyncVectorEnv", _async_vector_env),
-    "dummy": Stepper("SB3 DummyVecEnv", _dummy_vec_env, "stable_baselines3"),
-    "subproc": Stepper("SB3 SubprocVecEnv", _subproc_vec_env, "stable_baselines3"),
-    "envpool": Stepper("EnvPool (C++ envs)", _envpool, "envpool"),
-    "loop": Stepper("one env in a loop, 1 core", _loop),
-    "loops": Stepper("a loop on each core", _loops),
-}
+SB3 = Package("stable_baselines3", "stable_baselines3")
+
+
+def steppers(num_workers: int) -> dict[str, Stepper]:
+    """All ways, by name.
+
+    Args:
+        num_workers: the most workers of prl's pools.
+    """
+    fewer = {
+        f"shared-{count}": Stepper(f"prl, {workers_in_words(count)}", partial(_pool, num_workers=count))
+        for count in worker_counts(num_workers)[:-1]
+    }
+    most = workers_in_words(num_workers)
+    return {
+        "inline": Stepper("prl, no workers", partial(_pool, num_workers=0)),
+        **fewer,
+        "shared": Stepper(f"prl, {most}", partial(_pool, num_workers=num_workers)),
+        "pipe": Stepper(f"prl, {most}, pipes", partial(_pool, num_workers=num_workers, transport="pipe")),
+        "sync": Stepper("Gymnasium SyncVectorEnv", _sync_vector_env),
+        "async": Stepper("Gymnasium AsyncVectorEnv", _async_vector_env),
+        "dummy": Stepper("SB3 DummyVecEnv", _dummy_vec_env, SB3),
+        "subproc": Stepper("SB3 SubprocVecEnv", _subproc_vec_env, SB3),
+        "envpool": Stepper("EnvPool (C++ envs)", _envpool, Package("envpool", "envpool")),
+        LOOP: Stepper("one env in a loop, 1 core", loop),
+        "loops": Stepper("a loop on each core", _loops),
+    }
+
+
+def workers_in_words(count: int) -> str:
+    """The number of workers, for a label."""
+    return "no workers" if count == 0 else "1 worker" if count == 1 else f"{count} workers"

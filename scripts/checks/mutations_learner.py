@@ -64,7 +64,7 @@ LEARNER = (
         "self._optimizer = torch.optim.AdamW(",
         _PPO,
     ),
-    Mutation("Adam's own eps", "learner/gradient_step.py", "ADAM_EPS = 1e-5", "ADAM_EPS = 1e-8", _PPO),
+    Mutation("Adam's own eps", "learner/adam.py", "ADAM_EPS = 1e-5", "ADAM_EPS = 1e-8", _PPO),
     Mutation(
         "no bound on the gradient",
         "learner/gradient_step.py",
@@ -249,9 +249,9 @@ LEARNER = (
     ),
     Mutation(
         "RND: sees the state instead of the next one",
-        "learner/rnd.py",
-        "return self._rows[self._following[rows]]",
-        "return self._rows[rows]",
+        "learner/rnd_step.py",
+        "following = np.arange(1, len(rollout) + 1)",
+        "following = np.arange(len(rollout))",
         ("learner/test_rnd.py",),
     ),
     Mutation(
@@ -278,8 +278,8 @@ LEARNER = (
     Mutation(
         "bad minibatches are counted per update",
         "learner/ppo.py",
-        "        config, meter = self.config, Meter()\n",
-        "        config, meter = self.config, Meter()\n        self._consecutive_non_finite = 0\n",
+        "self._skips.begin()",
+        "self._skips = Skips()",
         _PPO,
     ),
     Mutation(
@@ -326,16 +326,16 @@ LEARNER = (
     ),
     Mutation(
         "by hand: Adam's second moment without bias correction",
-        "learner/fused_step.py",
-        "1.0 / math.sqrt(1.0 - _BETA2**self._steps)",
-        "1.0",
+        "learner/adam.py",
+        "math.sqrt((1.0 - _BETA2) / (1.0 - _BETA2**self._steps))",
+        "math.sqrt(1.0 - _BETA2)",
         ("learner/test_fused_step.py",),
     ),
     Mutation(
         "by hand: the critic moves with the actor's step size",
         "learner/fused_step.py",
-        "np.float32(rest_lr / unbiased)",
-        "np.float32(first_lr / unbiased)",
+        "(self._of_critic, critic_lr)",
+        "(self._of_critic, actor_lr)",
         ("learner/test_ppo.py",),
     ),
     Mutation(
@@ -344,5 +344,33 @@ LEARNER = (
         "gradient *= np.subtract(1.0, slope, out=slope)",
         "gradient *= slope",
         ("learner/test_fused_step.py",),
+    ),
+    Mutation(
+        "by hand: RND's critic learns from the next state",
+        "learner/fused_rnd.py",
+        "self._critic.forward(batch.inputs.take(rows, axis=0))",
+        "self._critic.forward(batch.inputs.take(batch.following[rows], axis=0))",
+        ("learner/test_fused_rnd.py",),
+    ),
+    Mutation(
+        "by hand: RND's gradient has no bound",
+        "learner/fused_rnd.py",
+        "self._flat.clip_gradients(self._max_grad_norm)",
+        "self._flat.clip_gradients(1e9)",
+        ("learner/test_fused_rnd.py",),
+    ),
+    Mutation(
+        "by autograd: a gradient that is not finite reaches the weights",
+        "learner/adam.py",
+        "optimizer.found_inf = skip.float()",
+        "optimizer.found_inf = torch.zeros_like(skip).float()",
+        ("learner/test_fused_step.py",),
+    ),
+    Mutation(
+        "after three skipped steps in a row the others are taken",
+        "learner/skips.py",
+        "skips: Flag = is_bad | (self.in_a_row >= _LIMIT)",
+        "skips: Flag = is_bad",
+        ("learner/test_skips.py",),
     ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.actor import Actor
 from learner.exploration import NoExplorationUpdate
@@ -19,6 +20,7 @@ from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
+from learner.skips import Skips
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
 ACTIONS = {
@@ -136,29 +138,57 @@ def test_a_step_continues_from_its_state():
     one = FusedStep(policy, config)
     for batch in batches[:2]:
         one.gradient(one.adapt(batch), 0.2)
-        one.apply(1e-2, 1e-3)
+        one.apply(1e-2, 1e-3, Skips())
     state, other_policy = copy.deepcopy(one.state_dict()), copy.deepcopy(policy)
     other = FusedStep(other_policy, config)
     other.load_state_dict(state)
     for step in (one, other):
         for batch in batches[2:]:
             step.gradient(step.adapt(batch), 0.2)
-            step.apply(1e-2, 1e-3)
+            step.apply(1e-2, 1e-3, Skips())
     for tensor, twin in zip(policy.parameters(), other_policy.parameters(), strict=True):
         assert torch.equal(tensor, twin)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing(bad):
-    policy = make_policy(ACTIONS["categorical"])
-    before = copy.deepcopy(policy.state_dict())
-    step = FusedStep(policy, PPOConfig())
-    batch = make_batch(policy, 8)
-    batch.returns[3] = bad
-    with np.errstate(all="ignore"):
-        step.gradient(step.adapt(batch), 0.2)
-    assert not step.apply(1e-3, 1e-3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+@pytest.mark.parametrize("make_step", [FusedStep, AutogradStep])
+@pytest.mark.parametrize("good_steps", [0, 2])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad, make_step, good_steps):
+    """Neither weights nor Adam's state: the next step is as if there had been none."""
+    batches = [make_batch(make_policy(ACTIONS["categorical"]), 8, seed) for seed in range(4)]
+    batches[2].returns[3] = bad
+    found = []
+    for skipped in (False, True):
+        policy, skips = make_policy(ACTIONS["categorical"]), Skips()
+        step = make_step(policy, PPOConfig())
+        for batch in [*batches[:good_steps], *batches[2 : 2 + skipped], batches[3]]:
+            step.gradient(step.adapt(batch), 0.2)
+            step.apply(1e-2, 1e-2, skips)
+        assert (int(skips.total), int(skips.in_a_row)) == (skipped, 0)
+        found.append(copy.deepcopy(policy.state_dict()))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number of a tensor is read, for which a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_by_autograd_reads_no_number():
+    policy = make_policy(ACTIONS["gaussian"])
+    step, batch, skips = AutogradStep(policy, PPOConfig(clip_range_vf=0.2)), make_batch(policy, 8), Skips()
+    with Reads() as reads:
+        for _ in range(3):
+            found = step.gradient(step.adapt(batch), 0.2)
+            step.apply(1e-3, 1e-3, skips)
+        assert reads.count == 0
+        assert float(found.entropy) > 0.0
+        assert reads.count == 1
 
 
 class Flattened(nn.Module):

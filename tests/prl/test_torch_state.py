@@ -9,8 +9,9 @@ import torch
 from test_sinks import SMALL
 from threadpoolctl import threadpool_info
 
-from prl.commands.benchmark import BenchmarkConfig, make_task
 from prl.commands.play import PlayConfig, play
+from prl.commands.suites.settings import BenchmarkConfig
+from prl.commands.suites.stepping import make_task
 from prl.run.build import reproducible
 from prl.run.saved_run import evaluate_run
 from prl.run.torch_state import standard_torch

@@ -121,6 +121,63 @@ def test_a_bad_reward_is_refused_and_named(fault, message):
 
 
 @pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (np.float64(0.1), None),
+        (np.float64(-3e38), None),
+        (np.float64(np.nan), r"the reward np.float64\(nan\), which is not a finite float32"),
+        (np.float64(1e39), r"the reward np.float64\(1e\+39\), which is not a finite float32"),
+        (3.4028236e38, r"the reward 3\.4028236e\+38, which is not a finite float32"),  # rounds to the largest
+    ],
+)
+def test_rewards_of_float64(reward, message):
+    block, slab = canned_block("float32", [0.5], reward)
+    block.reset([0], [0])
+    if message is None:
+        block.step([0])
+        assert slab.reward[0] == np.float32(reward)
+        return
+    with pytest.raises(EnvFailure, match=f"^env 0, episode 0, step 1: returned {message}$"):
+        block.step([0])
+
+
+def test_a_number_that_is_not_finite_is_found_among_many():
+    block, _ = canned_block("float32", np.zeros((300, 100), np.float32))
+    block.reset([0], [0])
+    block.step([0])
+    block._envs[0].env.unwrapped._obs[299, 98] = np.nan
+    with pytest.raises(EnvFailure, match=r"not finite as float32: nan at index \(299, 98\)$"):
+        block.step([0])
+
+
+@pytest.mark.parametrize(("row", "episode", "step"), [(0, 1, 2), (1, 0, 3), (2, 0, 4)])
+def test_each_env_counts_its_own_steps(row, episode, step):
+    """Whether all envs step, or some of them, and with episodes that start at different times."""
+    block, slab = block_of(env_factory(lambda: Canned("float32", [0.5])))
+    block.reset([0, 1, 2], [1, 2, 3])
+    block.step([0, 1, 2])
+    block.step([0, 2])
+    block.reset([0], [4])
+    block.step([0, 1, 2])
+    block._envs[row].env.unwrapped._reward = None
+    with pytest.raises(EnvFailure, match=f"^env {row}, episode {episode}, step {step}: returned the reward"):
+        block.step([0, 1, 2])
+    np.testing.assert_array_equal(slab.flags, 0)
+
+
+def test_flags_are_those_of_the_last_step():
+    block, slab = block_of(env_factory(lambda: Canned("float32", [0.5])))
+    block.reset([0, 1, 2], [1, 2, 3])
+    for row, flags, ended in ((1, (True, True), [0, 3, 0]), (2, (0, np.True_), [0, 3, 2])):
+        block._envs[row].env.unwrapped._flags = flags
+        block.step([0, 1, 2] if row == 1 else [0, 2])
+        assert slab.flags.tolist() == ended
+    block._envs[1].env.unwrapped._flags = (np.False_, False)
+    block.step([0, 1, 2])
+    assert slab.flags.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
     ("dtype", "obs"),
     [
         ("float32", [0.25, 0.5]),  # a list

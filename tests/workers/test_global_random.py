@@ -1,16 +1,24 @@
 """Envs that draw from global generators, which envs of one process share."""
 
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
 import random
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from workers.block import EnvBlock
 from workers.envs import env_factory
 from workers.errors import WorkerEnvFailed
-from workers.global_random import GloballySeededEnv
+from workers.global_random import KNOWN_PACKAGES, KNOWN_WRAPPERS, GloballySeededEnv, never_draws_globally
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
+from workers.slab import SlabLayout
 
 N = 4
 
@@ -136,6 +144,114 @@ def test_an_env_that_never_draws_is_stepped_without_a_detour():
         if seeded.step(step % 2)[2]:
             seeded.reset(seed=step)
     assert seeded.step == env.step
+
+
+OWN_GENERATORS = ("Generator", "SeedSequence", "PCG64")
+
+
+def known_sources():
+    """The files of all code that counts as known."""
+    modules = {"gymnasium.core", "gymnasium.utils.seeding", *(kind.__module__ for kind in KNOWN_WRAPPERS)}
+    for package in KNOWN_PACKAGES:
+        folder = Path(gym.__file__).parents[1].joinpath(*package.split("."))
+        assert folder.is_dir(), package
+        yield from folder.rglob("*.py")
+    for module in modules:
+        yield Path(inspect.getfile(importlib.import_module(module)))
+
+
+def uses_of_global_generators(source):
+    """Names by which a module reaches a global generator."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in ("random", "numpy.random"))
+        if isinstance(node, ast.ImportFrom) and node.module in ("random", "numpy", "numpy.random"):
+            yield from (alias.name for alias in node.names if alias.name in ("random", *dir(random)))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("np.random.", "numpy.random.")):
+            yield from {ast.unparse(node)} - {f"np.random.{name}" for name in OWN_GENERATORS}
+
+
+def test_known_envs_do_not_use_global_generators():
+    files = list(known_sources())
+    assert len(files) > 40
+    for file in files:
+        assert not list(uses_of_global_generators(file.read_text(encoding="utf-8"))), file
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import random", "from random import choice", "x = np.random.rand(3)", "from numpy import random"],
+)
+def test_the_search_for_global_generators_finds_them(line):
+    assert list(uses_of_global_generators(line))
+
+
+def test_the_packages_of_known_envs_are_those_of_gymnasium():
+    found = {f"{gym.envs.__name__}.{module.name}." for module in pkgutil.iter_modules(gym.envs.__path__)}
+    assert set(KNOWN_PACKAGES) < found
+
+
+def cart_pole():
+    return gym.make("CartPole-v1", disable_env_checker=True)
+
+
+class Derived(type(cart_pole().unwrapped)):
+    """A user's class."""
+
+
+class Outer(gym.Wrapper):
+    """A user's wrapper."""
+
+
+def with_attribute(**attributes):
+    env = cart_pole()
+    vars(env.unwrapped).update(attributes)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("make", "known"),
+    [
+        (cart_pole, True),
+        (lambda: gym.make("CartPole-v1"), True),  # with the passive checker
+        (lambda: env_factory("Taxi-v4").build(), True),  # with a mask that prl has moved
+        (lambda: with_attribute(gravity=1.6), True),
+        (Derived, False),
+        (lambda: Outer(cart_pole()), False),
+        (lambda: gym.wrappers.TransformReward(cart_pole(), lambda reward: reward + random.random()), False),
+        (lambda: with_attribute(reset=random.random), False),
+        (lambda: with_attribute(step=functools.partial(print, 1)), False),
+    ],
+)
+def test_which_envs_are_known_not_to_draw(make, known):
+    assert never_draws_globally(make()) == known
+
+
+def test_a_patched_class_is_not_known(monkeypatch):
+    env = cart_pole()
+    monkeypatch.setattr(type(env.unwrapped), "step", lambda self, action: None)
+    assert not never_draws_globally(env)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_generators_are_left_alone_only_if_no_env_may_draw(mixed):
+    """An env that draws late sees what the resets of the others have left."""
+    kinds = iter([cart_pole, Derived if mixed else cart_pole])
+    factory = env_factory(cart_pole)
+    used = []
+
+    class Mixed(type(factory)):
+        def build(self):
+            return next(kinds)()
+
+    mixture = Mixed(**vars(factory))
+    slab = SlabLayout(factory.observation_space, factory.action_space, 2).attach()
+    block = EnvBlock(mixture, 0, slab, before_use=lambda: used.append(global_state()))
+    before = global_state()
+    block.reset([0, 1], [5, 6])
+    block.step([0, 1])
+    assert (global_state() != before) == mixed
+    assert bool(used) == mixed
 
 
 def test_an_env_that_draws_late_is_found_as_long_as_it_is_watched():

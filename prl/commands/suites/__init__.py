@@ -1,0 +1,1 @@
+"""What `prl benchmark` measures: a module per suite, and what they share."""
