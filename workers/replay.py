@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,53 +12,6 @@ from workers.pool import EnvPool
 
 class ReplayError(RuntimeError):
     """An env is not a function of its seed and its actions."""
-
-
-class ActionLog:
-    """The env actions since the beginning of every env's running episode.
-
-    Memory is proportional to N times the longest running episode.
-
-    Args:
-        num_envs: N.
-    """
-
-    def __init__(self, num_envs: int) -> None:
-        self._entries: deque[tuple[Ids, Array]] = deque()
-        self._dropped = 0  # entries that were there before the first one
-        self._since = np.zeros(num_envs, np.int64)  # the entry with which an env's episode begins
-
-    def add(self, env_ids: Ids, env_actions: Array) -> None:
-        """Actions [G, *A] that are sent to envs i64[G], ascending."""
-        self._entries.append((env_ids, env_actions))
-
-    def restart(self, env_ids: Ids) -> None:
-        """These envs begin an episode now."""
-        self._since[env_ids] = self._dropped + len(self._entries)
-
-    def trim(self) -> None:
-        """Forget what no running episode needs."""
-        first = int(self._since.min())
-        while self._dropped < first:
-            self._entries.popleft()
-            self._dropped += 1
-
-    def of_envs(self) -> list[list[Array]]:
-        """The actions of each env's running episode, in the order of time."""
-        actions: list[list[Array]] = [[] for _ in self._since]
-        for number, (ids, rows) in enumerate(self._entries, self._dropped):
-            for row, env in enumerate(ids.tolist()):
-                if number >= self._since[env]:
-                    actions[env].append(rows[row])
-        return actions
-
-    def load(self, actions: Sequence[Sequence[Array]]) -> None:
-        """The inverse of `of_envs`."""
-        self._entries.clear()
-        self._dropped = 0
-        self._since[:] = 0
-        for ids, rows in in_lockstep(actions):
-            self._entries.append((ids, rows))
 
 
 def in_lockstep(actions: Sequence[Sequence[Array]]) -> list[tuple[Ids, Array]]:

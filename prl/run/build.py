@@ -102,8 +102,8 @@ def players_of(config: TrainConfig, policy: ActorCritic) -> PlayerKit | None:
     if config.acting == "worker":
         if kit is None:
             raise ConfigError(
-                "acting=worker needs a policy that NumPy can compute: on the CPU, without images and without a "
-                "custom encoder; acting=learner takes all"
+                "acting=worker needs a policy that NumPy can compute: on the CPU, without images and custom "
+                "encoders; acting=learner takes all"
             )
         if num_workers == 0:
             raise ConfigError("acting=worker needs worker processes, got num_workers 0")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch as t
 
-from learner.store import Store
+from learner.actor import Actor
 from prl import PPO, AsyncPPO, ConfigError, EnvVectorizer, VecMemory, episode_seed, utils
 from prl.run.weights import weights_sha256
-from prl.training.collect import Group, collect
-from prl.training.rounds import EpisodeTracker, WholeEpisodes
+from prl.training.group_round import GroupTask, play_groups
 from workers.errors import EnvError, WorkerEnvFailed
 
 
@@ -105,7 +104,7 @@ def test_the_custom_loop_and_async_ppo_make_the_same_first_batch(continuous, mon
             if rollout_first:
                 custom_loop(ppo, env, 1, with_truncates=True)
             else:
-                batches.append(ppo.learner.prepare(one_round(ppo, env, rng)))
+                batches.append(ppo.learner.prepare(one_round(ppo, env, monkeypatch, rng)))
     custom, direct = batches
     for name in ("inputs", "values", "advantages", "returns"):
         t.testing.assert_close(getattr(custom, name), getattr(direct, name), rtol=1e-5, atol=1e-5)
@@ -149,12 +148,13 @@ def test_the_custom_loop_explores():
     assert means[-1] > means[0]
 
 
-def one_round(ppo, env, rng):
-    """One round of the training's own `collect`, over the episodes of the vectorizer's first reset."""
-    store = Store(ppo.policy.observation_space, ppo.policy.head.action_space, env.num_envs)
-    round_of = WholeEpisodes(EpisodeTracker(env.num_envs, seed=0))
-    collect(env._pool, ppo.policy, store, round_of, [Group(np.arange(env.num_envs), rng)])
-    return store.rollout()
+def one_round(ppo, env, monkeypatch, rng):
+    """One round of the training's own play, over the episodes of the vectorizer's first reset."""
+    ids = np.arange(env.num_envs)
+    monkeypatch.setattr("prl.training.group_round.generator", lambda *key: rng)
+    task = GroupTask(0, ids, 0, (1, 0), ids * 0, None, None, np.zeros(len(ids)), ids * 0)
+    (part,) = play_groups(env._pool, Actor(ppo.policy).now(), [task])
+    return part.rollout
 
 
 def test_without_truncates_the_last_state_stands_in(monkeypatch):

@@ -1,5 +1,6 @@
 """What a round is, against a slow reference: an env that counts, episode after episode and step by step."""
 
+import dataclasses
 import itertools
 
 import gymnasium as gym
@@ -14,14 +15,14 @@ from learner.advantages import gae
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
-from learner.store import Store
-from prl.training.collect import Group, collect, split_groups
-from prl.training.rounds import EpisodeTracker, FixedSteps, WholeEpisodes
+from learner.store import concatenate
+from prl.training.group_round import episodes_of
+from prl.training.players import LearnerPlayers
+from prl.training.rounds import EpisodeTracker, FixedSteps, Round, WholeEpisodes, split_groups
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
-from workers.pool import StepBatch
-from workers.seeding import episode_seed
+from workers.seeding import Stream, episode_seed, generator
 
 
 def length_of(seed):
@@ -65,16 +66,20 @@ def make_world(num_envs=5, seed=11):
     policy = ActorCritic(factory.observation_space, factory.action_space, (8,))
     with torch.no_grad():  # actions should depend on what is seen
         policy.actor[-1].weight.mul_(100.0)
-    store = Store(policy.observation_space, policy.head.action_space, num_envs)
     STARTED.clear()  # of the trial env
-    return factory, policy, store, EpisodeTracker(num_envs, seed)
+    return factory, policy, EpisodeTracker(num_envs, seed)
 
 
-def groups_of(num_envs, num_groups, key):
-    return [
-        Group(ids, np.random.default_rng([key, number]))
-        for number, ids in enumerate(split_groups(num_envs, num_groups))
-    ]
+def play(pool, policy, rounds, num_groups, key):
+    """One round of the learner's own play, and its rows."""
+    players, groups = LearnerPlayers(pool), split_groups(pool.num_envs, num_groups)
+    tasks = [rounds.task(group, ids, (Stream.NOISE, key)) for group, ids in enumerate(groups)]
+    parts = sorted(players.play(players.publish(policy), tasks), key=lambda part: part.group)
+    for part in parts:
+        rounds.take(groups[part.group], part)
+    assert not players.active.mask.any()
+    played = Round.of(parts)
+    return played, concatenate(played.parts)
 
 
 class Reference:
@@ -96,12 +101,13 @@ class Reference:
         """One round: its rows, and (env, return, length) of the episodes that ended in it."""
         rows = {env: [] for env in range(self.num_envs)}
         finished = []
-        for group in groups_of(self.num_envs, num_groups, key):
+        for group, ids in enumerate(split_groups(self.num_envs, num_groups)):
+            rng = generator(self.seed, Stream.NOISE, key, group)
             for count in range(num_steps):
-                noise = self.policy.head.draw_noise(group.rng, len(group.env_ids))
-                obs = np.array([self.obs(env) for env in group.env_ids])
+                noise = self.policy.head.draw_noise(rng, len(ids))
+                obs = np.array([self.obs(env) for env in ids])
                 actions = Actor(self.policy).act(obs, noise).tolist()
-                for env, action in zip(group.env_ids.tolist(), actions, strict=True):
+                for env, action in zip(ids.tolist(), actions, strict=True):
                     row = self._step(env, action, count == num_steps - 1)
                     rows[env].append(row)
                     if row["over"]:
@@ -148,14 +154,13 @@ def check(rollout, rows):
 @pytest.mark.parametrize("num_groups", [1, 2, 3])
 @pytest.mark.parametrize("num_steps", [1, 3, 10, 23])
 def test_every_env_plays_so_many_steps_and_goes_on_where_it_was(num_steps, num_groups):
-    factory, policy, store, tracker = make_world()
-    rounds, reference = FixedSteps(tracker, num_steps), Reference(policy, 5, 11)
+    factory, policy, tracker = make_world()
+    rounds, reference = FixedSteps(tracker, num_steps, policy.head.to_env), Reference(policy, 5, 11)
     with InlinePool(factory, 5) as pool:
         for key in range(6):
-            store.clear()
-            played = collect(pool, policy, store, rounds, groups_of(5, num_groups, key))
+            played, rollout = play(pool, policy, rounds, num_groups, key)
             rows, finished = reference.play(num_steps, num_groups, key)
-            check(store.rollout(), rows)
+            check(rollout, rows)
             assert played.returns.tolist() == [total for _, total, _ in finished]
             assert played.lengths.tolist() == [length for _, _, length in finished]
             assert (played.steps, played.longest, played.lost) == (5 * num_steps, num_steps, 0)
@@ -164,42 +169,38 @@ def test_every_env_plays_so_many_steps_and_goes_on_where_it_was(num_steps, num_g
 
 @pytest.mark.parametrize("num_groups", [1, 2])
 def test_several_rounds_can_lie_in_one_batch(num_groups):
-    factory, policy, store, tracker = make_world()
-    rounds, reference = FixedSteps(tracker, 4), Reference(policy, 5, 11)
-    played = []
+    factory, policy, tracker = make_world()
+    rounds, reference = FixedSteps(tracker, 4, policy.head.to_env), Reference(policy, 5, 11)
+    played, rollouts = [], []
     with InlinePool(factory, 5) as pool:
         for key in range(4):
-            collect(pool, policy, store, rounds, groups_of(5, num_groups, key))
+            rollouts.append(play(pool, policy, rounds, num_groups, key)[1])
             played.append(reference.play(4, num_groups, key)[0])
     rows = sorted(itertools.chain(*played), key=lambda row: row["env"])  # stable: rounds stay in order
-    check(store.rollout(), rows)
+    check(concatenate(rollouts), rows)
 
 
 def test_episode_k_of_env_i_has_its_own_seed_in_order():
-    factory, policy, store, tracker = make_world(num_envs=3)
-    rounds = FixedSteps(tracker, 9)
+    factory, policy, tracker = make_world(num_envs=3)
+    rounds = FixedSteps(tracker, 9, policy.head.to_env)
     with InlinePool(factory, 3) as pool:
         for key in range(5):
-            collect(pool, policy, store, rounds, groups_of(3, 1, key))
+            play(pool, policy, rounds, 1, key)
     own = {env: [episode_seed(11, env, k) for k in range(int(tracker.started[env]))] for env in range(3)}
     assert sorted(STARTED) == sorted(itertools.chain(*own.values()))
     for seeds in own.values():
         assert len(seeds) >= 45 // 7
         assert [seed for seed in STARTED if seed in seeds] == seeds
-    # The coming ones are known, and are those of the next episodes.
-    assert tracker.next_seeds.tolist() == [episode_seed(11, env, len(own[env])) for env in range(3)]
 
 
 def test_the_round_ends_every_env_without_ending_its_episode():
     """The last observation of a round is the first one of the next, unless an episode ended just there."""
-    factory, policy, store, tracker = make_world()
-    rounds = FixedSteps(tracker, 5)
+    factory, policy, tracker = make_world()
+    rounds = FixedSteps(tracker, 5, policy.head.to_env)
     rollouts = []
     with InlinePool(factory, 5) as pool:
         for key in range(8):
-            store.clear()
-            collect(pool, policy, store, rounds, groups_of(5, 1, key))
-            rollouts.append(store.rollout())
+            rollouts.append(play(pool, policy, rounds, 1, key)[1])
     kinds = set()
     for before, after in itertools.pairwise(rollouts):
         for env in range(5):
@@ -215,15 +216,13 @@ def test_the_round_ends_every_env_without_ending_its_episode():
 
 def test_advantages_bootstrap_from_the_observation_at_the_cut_and_stop_there():
     """V(obs) = the step number: against the recursion over each piece between two ends."""
-    factory, policy, store, tracker = make_world()
+    factory, policy, tracker = make_world()
     policy.critic = nn.Linear(2, 1, bias=False)
     policy.critic.weight.data.copy_(torch.tensor([[0.0, 1.0]]))
     learner = PPOLearner(policy, PPOConfig(gamma=0.9, gae_lambda=0.8))
-    rounds = FixedSteps(tracker, 4)
+    rounds = FixedSteps(tracker, 4, policy.head.to_env)
     with InlinePool(factory, 5) as pool:
-        for key in range(3):
-            collect(pool, policy, store, rounds, groups_of(5, 1, key))
-    rollout = store.rollout()
+        rollout = concatenate([play(pool, policy, rounds, 1, key)[1] for key in range(3)])
     batch = learner.prepare(rollout)
     expected, start = [], 0
     stops = (np.flatnonzero(rollout.ends) + 1).tolist()
@@ -280,15 +279,13 @@ def test_where_all_episodes_are_as_long_as_the_round_both_kinds_are_the_same():
 
 @pytest.mark.parametrize("num_groups", [1, 2, 3])
 def test_whole_episodes_start_and_end_with_the_round(num_groups):
-    factory, policy, store, tracker = make_world()
+    factory, policy, tracker = make_world()
     rounds = WholeEpisodes(tracker)
     with InlinePool(factory, 5) as pool:
         for k in range(4):
-            store.clear()
-            played = collect(pool, policy, store, rounds, groups_of(5, num_groups, k))
+            played, rollout = play(pool, policy, rounds, num_groups, k)
             seeds = [episode_seed(11, env, k) for env in range(5)]
             lengths = [length_of(seed) for seed in seeds]
-            rollout = store.rollout()
             assert played.lengths.tolist() == lengths
             assert (played.steps, played.longest) == (sum(lengths), max(lengths))
             assert rollout.env_ids.tolist() == [env for env in range(5) for _ in range(lengths[env])]
@@ -313,16 +310,15 @@ class Losing(InlinePool):
         return batch._replace(lost=batch.truncated, truncated=np.zeros_like(batch.truncated))
 
 
-@pytest.mark.parametrize(
-    "kind", [WholeEpisodes, lambda tracker: FixedSteps(tracker, 9)], ids=["whole", "fixed"]
-)
-def test_a_lost_episode_is_kept_as_a_truncated_one_and_counted(kind):
+@pytest.mark.parametrize("num_steps", [None, 9], ids=["whole", "fixed"])
+def test_a_lost_episode_is_kept_as_a_truncated_one_and_counted(num_steps):
     rollouts, lost = [], []
     for make_pool in (InlinePool, Losing):
-        factory, policy, store, tracker = make_world()
+        factory, policy, tracker = make_world()
         with make_pool(factory, 5) as pool:
-            played = collect(pool, policy, store, kind(tracker), groups_of(5, 1, 0))
-        rollouts.append(store.rollout())
+            kind = FixedSteps(tracker, num_steps, policy.head.to_env) if num_steps else WholeEpisodes(tracker)
+            played, rollout = play(pool, policy, kind, 1, 0)
+        rollouts.append(rollout)
         lost.append(played.lost)
     plain, losing = rollouts
     assert lost == [0, int((~plain.terminated & ~plain.continues).sum())]
@@ -334,59 +330,38 @@ def test_a_lost_episode_is_kept_as_a_truncated_one_and_counted(kind):
 # ---- the tracker
 
 
-def answers(env_ids, rewards):
-    ids = np.array(env_ids)
-    flags = np.zeros(len(ids), bool)
-    return StepBatch(ids, np.zeros((len(ids), 1)), np.array(rewards, np.float32), flags, flags, flags)
-
-
-def test_the_ledger_hands_out_the_seeds_of_episodes_in_order():
-    tracker = EpisodeTracker(4, 7, first_episode=3)
-    assert tracker.start(np.array([0, 2])).tolist() == [episode_seed(7, 0, 3), episode_seed(7, 2, 3)]
-    assert tracker.start(np.array([2])).tolist() == [episode_seed(7, 2, 4)]
-    assert tracker.started.tolist() == [4, 3, 5, 3]
-    assert tracker.next_seeds.tolist() == [episode_seed(7, env, k) for env, k in enumerate([4, 3, 5, 3])]
-
-
-def test_the_ledger_sums_up_episodes_env_by_env():
-    tracker = EpisodeTracker(3, 0)
-    tracker.start(np.arange(3))
-    tracker.count(answers([0, 1, 2], [1.0, 10.0, 100.0]), np.array([False, False, True]))
-    tracker.start(np.array([2]))
-    tracker.count(answers([0, 2], [2.0, 200.0]), np.array([True, True]))
-    tracker.start(np.array([0, 2]))
-    returns, lengths = tracker.take_finished()
-    assert returns.tolist() == [3.0, 100.0, 200.0]
-    assert lengths.tolist() == [2, 1, 1]
-    tracker.count(answers([1], [20.0]), np.array([True]))
-    returns, lengths = tracker.take_finished()  # env 1 has played since the beginning
-    assert (returns.tolist(), lengths.tolist()) == ([30.0], [2])
-    returns, lengths = tracker.take_finished()
-    assert (returns.dtype, lengths.dtype, len(returns), len(lengths)) == (np.float64, np.int64, 0, 0)
-
-
 def test_returns_are_summed_in_float64():
-    tracker = EpisodeTracker(1, 0)
-    tracker.start(np.array([0]))
-    for step in range(1000):
-        tracker.count(answers([0], [0.1]), np.array([step == 999]))
-    assert tracker.take_finished()[0][0] == pytest.approx(1000 * float(np.float32(0.1)), rel=1e-12)
+    factory, policy, tracker = make_world(num_envs=1)
+    task = tracker.task(0, np.arange(1), (Stream.NOISE, 0), None, None)
+    with InlinePool(factory, 1) as pool:
+        _, rollout = play(pool, policy, WholeEpisodes(tracker), 1, 0)
+    size = 1000
+    rollout = dataclasses.replace(
+        rollout,
+        env_ids=np.zeros(size, np.int64),
+        rewards=np.full(size, 0.1, np.float32),
+        ends=np.arange(size) == size - 1,
+    )
+    episodes, returns, lengths = episodes_of(rollout, task)
+    assert episodes.returns[0] == pytest.approx(size * float(np.float32(0.1)), rel=1e-12)
+    assert (episodes.lengths.tolist(), returns.tolist(), lengths.tolist()) == ([size], [0.0], [0])
 
 
-def test_the_ledger_goes_on_from_its_state():
-    tracker = EpisodeTracker(3, 5)
-    tracker.start(np.array([0, 1]))
-    tracker.start(np.array([1]))
-    other = EpisodeTracker(3, 5)
+def test_the_tracker_goes_on_from_its_state():
+    factory, policy, tracker = make_world()
+    other = EpisodeTracker(5, 11)
+    with InlinePool(factory, 5) as pool:
+        play(pool, policy, FixedSteps(tracker, 9, policy.head.to_env), 2, 0)
+    assert tracker.lengths.any()
     other.load_state_dict(tracker.state_dict())
-    everyone = np.arange(3)
-    assert other.start(everyone).tolist() == tracker.start(everyone).tolist()
-    assert other.start(everyone).tolist() == tracker.start(everyone).tolist()
+    for name in ("started", "returns", "lengths"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(tracker, name))
+    np.testing.assert_array_equal(other.running_seeds(), tracker.running_seeds())
 
 
 def test_the_policy_of_these_tests_acts_on_what_it_sees():
     """Or the comparison of actions above would say nothing about observations."""
-    _, policy, _, _ = make_world()
+    _, policy, _ = make_world()
     obs = np.array([[seed, step] for seed in (3.0, 700.0) for step in (0.0, 5.0)])
     noise = np.zeros((4, 3), np.float32)
     assert len(set(Actor(policy).act(obs, noise).tolist())) > 1

@@ -11,18 +11,19 @@ import pytest
 import torch
 from learner_helpers import same_bits, weights_of
 
+from learner.actor import Actor
 from learner.errors import NonFiniteError
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
-from learner.store import Store
-from prl.training.collect import Group, collect, split_groups
+from learner.store import concatenate
 from prl.training.evaluate import evaluate
-from prl.training.rounds import EpisodeTracker, WholeEpisodes
+from prl.training.group_round import GroupTask, play_groups
+from prl.training.rounds import Round, split_groups
 from prl.training.trainer import Trainer
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
-from workers.seeding import episode_seed
+from workers.seeding import Stream, episode_seed
 
 
 class Counting(gym.Env):
@@ -45,15 +46,15 @@ class Counting(gym.Env):
 def play_round(num_envs, num_groups, seeds):
     factory = env_factory(Counting, max_episode_steps=100)
     policy = ActorCritic(factory.observation_space, factory.action_space)
-    store = Store(policy.observation_space, policy.head.action_space, num_envs)
-    groups = [
-        Group(ids, np.random.default_rng([1, number]))
-        for number, ids in enumerate(split_groups(num_envs, num_groups))
+    tasks = [
+        GroupTask(group, ids, 0, (Stream.NOISE, 1, group), ids * 0, None, None, np.zeros(len(ids)), ids * 0)
+        for group, ids in enumerate(split_groups(num_envs, num_groups))
     ]
-    tracker = EpisodeTracker(num_envs, 0)
-    tracker.next_seeds[:] = seeds
-    with InlinePool(factory, num_envs) as pool:
-        return collect(pool, policy, store, WholeEpisodes(tracker), groups), store.rollout()
+    with InlinePool(factory, num_envs) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prl.training.group_round.episode_seed", lambda seed, env, episode: seeds[env])
+        parts = sorted(play_groups(pool, Actor(policy).now(), tasks), key=lambda part: part.group)
+    played = Round.of(parts)
+    return played, concatenate(played.parts)
 
 
 @pytest.mark.parametrize("num_groups", [1, 2, 3])
@@ -249,7 +250,7 @@ def test_groups_must_not_be_empty(factory, num_groups):
 def test_actions_that_are_not_finite_are_the_policys_fault(factory):
     with InlinePool(factory, 5) as pool:
         trainer = make_trainer(pool, factory)
-        trainer.learner.policy.head.sample = lambda outputs, noise: np.full(len(outputs), np.nan)
+        trainer.learner.policy.head.actions.sample = lambda outputs, noise, weights: outputs[:, 0] * np.nan
         with pytest.raises(NonFiniteError, match="actions are not finite"):
             next(trainer.iterations())
 

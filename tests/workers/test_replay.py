@@ -6,7 +6,7 @@ import pytest
 
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
-from workers.replay import ActionLog, ReplayError, in_lockstep, replay
+from workers.replay import ReplayError, in_lockstep, replay
 
 
 class Summing(gym.Env):
@@ -23,34 +23,6 @@ class Summing(gym.Env):
     def step(self, action):
         self.sum += action
         return np.array([self.seed, self.sum + self.drift]), 0.0, self.sum > 90, False, {}
-
-
-def test_the_log_keeps_what_running_episodes_need():
-    log = ActionLog(3)
-    for step in range(4):
-        log.add(np.arange(3), np.array([10, 20, 30]) + step)
-    log.restart(np.array([1]))
-    log.add(np.array([0, 1]), np.array([14, 24]))
-    assert [[int(a) for a in env] for env in log.of_envs()] == [
-        [10, 11, 12, 13, 14],
-        [24],
-        [30, 31, 32, 33],
-    ]
-    log.restart(np.array([0, 2]))
-    log.trim()
-    assert [len(env) for env in log.of_envs()] == [0, 1, 0]
-    log.add(np.array([2]), np.array([35]))
-    assert [[int(a) for a in env] for env in log.of_envs()] == [[], [24], [35]]
-
-
-def test_a_loaded_log_is_the_same_and_goes_on():
-    log, other = ActionLog(2), ActionLog(2)
-    log.add(np.arange(2), np.array([1, 2]))
-    log.add(np.array([1]), np.array([3]))
-    other.load(log.of_envs())
-    for each in (log, other):
-        each.add(np.arange(2), np.array([4, 5]))
-    assert log.of_envs() == other.of_envs() == [[1, 4], [2, 3, 5]]
 
 
 def test_lockstep_takes_envs_as_long_as_they_have_actions():
