@@ -16,9 +16,9 @@ from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout, concatenate
-from prl.config.train_config import TrainConfig, folder_path
+from prl.config.train_config import TrainConfig, default_groups, folder_path
 from prl.pools import make_pool
-from prl.run.build import build_learner, check_trainable, pick_device, reproducible, warn_of_notes
+from prl.run import build
 from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
@@ -26,6 +26,7 @@ from prl.run.torch_state import standard_torch
 from prl.run.train import run_training
 from prl.run.weights import load_weights, save_weights
 from prl.training.checks import as_array, check_pool_settings, require_finite
+from prl.training.player_guest import PlayerKit
 from prl.training.trainer import Trainer
 from workers.arrays import Array, Floats
 from workers.casts import cast_exactly
@@ -133,7 +134,7 @@ class PPO:
         action_space = _action_space(is_continuous, int(action_dim), action_scaling)
         with standard_torch():
             policy = ActorCritic(observation_space, action_space, config.hidden_sizes, seed)
-            self.learner = build_learner(policy.to(pick_device(device)), config)
+            self.learner = build.build_learner(policy.to(build.pick_device(device)), config)
         self._actor = Actor(policy)
         self.memory: list[Rollout] = []
         """What `learn` learns from; `prl.utils.buffer_to_target_buffer_transfer` fills it."""
@@ -163,7 +164,7 @@ class PPO:
         head = self.policy.head
         noise = head.draw_noise(self._noise_rng, len(obs))
         # One thread here, too: a second one would fight with the workers for the cores, at every step.
-        with reproducible(self.torch_threads, self.policy.device):
+        with build.reproducible(self.torch_threads, self.policy.device):
             actions, values, log_probs = self._actor.act_with_values(obs, noise)
         log_probs -= head.log_det(torch.as_tensor(actions)).numpy()
         return head.to_env(actions), values, log_probs
@@ -196,7 +197,7 @@ class PPO:
             raise ValueError("learn() has nothing to learn from: transfer a buffer to ppo.memory first")
         for rollout in self.memory:
             _check_rollout(rollout, self.policy)
-        with reproducible(self.torch_threads, self.policy.device):
+        with build.reproducible(self.torch_threads, self.policy.device):
             metrics = self.learner.optimize(self._batch(concatenate(self.memory)), self._shuffle_rng)
         self.memory.clear()
         return metrics
@@ -281,9 +282,9 @@ class AsyncPPO:
             self._factory = env_factory(
                 env, max_episode_steps=max_episode_steps, ends_by_itself=ends_by_itself
             )
-        check_trainable(self._factory)
+        build.check_trainable(self._factory)
         _check_spaces(self._factory, ppo.policy)
-        warn_of_notes(self._factory)
+        build.warn_of_notes(self._factory)
 
     def run(self, sinks: Sequence[Sink] = ()) -> dict[str, Any]:
         """Train; a progress bar shows steps and mean return.
@@ -303,27 +304,28 @@ class AsyncPPO:
         sinks = distinct_sinks(sinks)
         with contextlib.ExitStack() as stack:
             folder = None if self.run_folder is None else stack.enter_context(RunFolder(self.run_folder))
-            stack.enter_context(reproducible(self.ppo.torch_threads, self.ppo.policy.device))
+            stack.enter_context(build.reproducible(self.ppo.torch_threads, self.ppo.policy.device))
             signals = stack.enter_context(stop_on_signals())
+            groups = default_groups(self.num_envs)
+            kit = build.kit_for(self.ppo.policy, groups, self.num_envs, self.num_workers)
             trainer = Trainer(
-                stack.enter_context(self._make_pool()),
+                pool := stack.enter_context(self._make_pool(groups, kit)),
                 self.ppo.learner,
                 batch_size=self.ppo.batch_size,
                 total_timesteps=self.steps,
                 seed=self.seed,
+                num_groups=groups,
+                players=build.build_players(pool, kit),
             )
-            name = self._factory.name
-            return run_training(trainer, self.steps, folder, name, signals=signals, sinks=sinks)
+            return run_training(trainer, self.steps, folder, self._factory.name, None, signals, sinks)
 
     @standard_torch()
-    def _make_pool(self) -> EnvPool:
+    def _make_pool(self, groups: int, kit: PlayerKit | None) -> EnvPool:
         return make_pool(
-            self._factory,
-            self.num_envs,
-            self.num_workers,
-            self.transport,
+            *(self._factory, self.num_envs, self.num_workers, self.transport),
             step_timeout=self.step_timeout,
             start_timeout=self.start_timeout,
+            **build.places(kit, self.num_envs, groups),
         )
 
 

@@ -16,8 +16,12 @@ from prl.config.yaml_format import Unwritten, dump, writable
 
 __all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings", "unwritable_settings"]
 
-GROUP_SIZE = 16
-"""Envs in a group, at most, unless the number of groups is chosen: see docs/performance.md."""
+_GROUP_SIZE = 16  # see docs/performance.md
+
+
+def default_groups(num_envs: int) -> int:
+    """The number of groups, unless it is chosen: as few as make groups of at most 16 envs."""
+    return -(-num_envs // _GROUP_SIZE)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class TrainConfig(PPOConfig):
     @property
     def groups(self) -> int:
         """The number of groups."""
-        return self.num_groups or -(-self.num_envs // GROUP_SIZE)
+        return self.num_groups or default_groups(self.num_envs)
 
 
 def folder_path(run_folder: str | os.PathLike[str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import warnings
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from threadpoolctl import ThreadpoolController
 
+from learner.blas import blas_threads
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.rnd import RND
@@ -79,9 +78,13 @@ def build_pool(
         step_timeout=config.step_timeout,
         start_timeout=config.start_timeout,
         pin_workers=config.pin_workers,
-        groups=None if kit is None else split_groups(num_envs, config.groups),
-        guest=None if kit is None else invitation(kit),
+        **places(kit, num_envs, config.groups),
     )
+
+
+def places(kit: PlayerKit | None, num_envs: int, num_groups: int) -> dict[str, Any]:
+    """Arguments of `make_pool` for players in workers, if there are any."""
+    return {} if kit is None else {"groups": split_groups(num_envs, num_groups), "guest": invitation(kit)}
 
 
 def build_players(pool: EnvPool, kit: PlayerKit | None) -> Players:
@@ -92,25 +95,30 @@ def build_players(pool: EnvPool, kit: PlayerKit | None) -> Players:
 
 
 def players_of(config: TrainConfig, policy: ActorCritic) -> PlayerKit | None:
-    """What makes the players that act in workers; None if the learner acts.
+    """What makes the players of a config that act in workers; None if the learner acts.
 
     Raises:
         ConfigError: workers were asked to act, but cannot.
     """
-    kit = None if config.acting == "learner" else player_kit(policy)
-    num_workers = usable_cores() if config.num_workers is None else config.num_workers
-    if config.acting == "worker":
-        if kit is None:
-            raise ConfigError(
-                "acting=worker needs a policy that NumPy can compute: on the CPU, without images and custom "
-                "encoders; acting=learner takes all"
-            )
-        if num_workers == 0:
-            raise ConfigError("acting=worker needs worker processes, got num_workers 0")
-    # A group is played by one worker: with fewer groups than workers, some would have nothing to do.
-    if config.acting == "auto" and config.groups < min(num_workers, config.num_envs):
+    if config.acting == "learner":
         return None
+    if config.acting == "auto":
+        return kit_for(policy, config.groups, config.num_envs, config.num_workers)
+    kit = player_kit(policy)
+    if kit is None:
+        raise ConfigError(
+            "acting=worker needs a policy that NumPy can compute: on the CPU, without images and custom "
+            "encoders; acting=learner takes all"
+        )
+    if config.num_workers == 0:
+        raise ConfigError("acting=worker needs worker processes, got num_workers 0")
     return kit
+
+
+def kit_for(policy: ActorCritic, num_groups: int, num_envs: int, num_workers: int | None) -> PlayerKit | None:
+    """What makes players in workers if that is faster than the learner: if every worker gets a group."""
+    workers = usable_cores() if num_workers is None else num_workers
+    return player_kit(policy) if num_groups >= min(workers, num_envs) else None
 
 
 @standard_torch()
@@ -226,16 +234,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@functools.cache
-def _blas() -> ThreadpoolController:
-    """The libraries that NumPy computes with; to look for them takes longer than a step of all envs."""
-    return ThreadpoolController()
-
-
 @contextlib.contextmanager
 def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
     """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults."""
-    with standard_torch(), _blas().limit(limits=torch_threads, user_api="blas"):  # of NumPy, and torch's own
+    with standard_torch(), blas_threads(torch_threads):  # of NumPy, and torch's own
         torch.set_num_threads(torch_threads)
         if device.type == "cuda":
             use_deterministic_algorithms(True)

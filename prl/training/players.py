@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from learner.actor import Actor
+from learner.blas import blas_threads
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
 from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
@@ -102,9 +103,10 @@ class LearnerPlayers:
             if not any(map(goes_on_after_episodes, tasks)):
                 self.active.leave(ended)
 
-        for part in play_groups(self._pool, acts, tasks, on_ended, self.seconds):
-            self.active.leave(env_ids[part.group])
-            yield part
+        with blas_threads(1):  # as in workers, whose bits are to be the same
+            for part in play_groups(self._pool, acts, tasks, on_ended, self.seconds):
+                self.active.leave(env_ids[part.group])
+                yield part
 
     def abandon(self) -> None:
         """See `Players`. No open task has begun."""

@@ -1,5 +1,6 @@
 """Invariant 1: the same seed gives the same weights, wherever and however the envs are stepped."""
 
+import contextlib
 import dataclasses
 import itertools
 from unittest import mock
@@ -12,10 +13,13 @@ from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
 from prl.config.command_line import parse
 from prl.config.train_config import TrainConfig
+from prl.pools import make_pool
 from prl.run.build import reproducible
 from prl.run.train import train
 from prl.run.weights import weights_sha256
+from prl.training.rounds import split_groups
 from prl.training.trainer import Trainer
+from prl.training.worker_players import WorkerPlayers, invitation, player_kit
 from workers.envs import env_factory
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
@@ -84,39 +88,73 @@ MODES = {
     "steps in two groups": {"num_steps": 40, "num_groups": 2},
     "steps in two groups, normalised": {"num_steps": 40, "num_groups": 2, **NORMALIZED},
     "episodes, normalised": NORMALIZED,
+    "episodes in three groups": {"num_groups": 3},
+    "steps in two groups, overlapped": {"num_steps": 40, "num_groups": 2, "overlap": True},
+    "episodes in three groups, normalised, overlapped": {"num_groups": 3, "overlap": True, **NORMALIZED},
 }
 CARTPOLE = ("CartPole-v1", {"max_episode_steps": 30})  # untrained, half of its episodes fall and half do not
 COMPOSITE = (CompositeProbe, {"max_episode_steps": 100})
 
 
-def outcome(pool, factory, *, normalize_obs=False, normalize_reward=False, num_groups=1, num_steps=None):
+def outcome(
+    pool,
+    factory,
+    *,
+    normalize_obs=False,
+    normalize_reward=False,
+    num_groups=1,
+    num_steps=None,
+    overlap=False,
+    acting_workers=None,
+):
     """Weights, and what was played, after three updates."""
     policy = ActorCritic(
         factory.observation_space, factory.action_space, (16,), 3, normalize_obs=normalize_obs
     )
     config = PPOConfig(num_epochs=2, normalize_reward=normalize_reward, actor_lr=1e-2)
-    trainer = Trainer(
-        pool,
-        PPOLearner(policy, config),
-        batch_size=400,
-        total_timesteps=1200,
-        seed=3,
-        num_groups=num_groups,
-        num_steps=num_steps,
-    )
-    reports = list(itertools.islice(trainer.iterations(), 3))
+    with contextlib.ExitStack() as stack:
+        players = None
+        if acting_workers is not None:
+            num_workers, transport = acting_workers
+            kit = player_kit(policy)
+            pool = make_pool(
+                factory,
+                10,
+                num_workers,
+                transport,
+                groups=split_groups(10, num_groups),
+                guest=invitation(kit),
+            )
+            players = WorkerPlayers(stack.enter_context(pool), kit)
+        trainer = Trainer(
+            pool,
+            PPOLearner(policy, config),
+            batch_size=400,
+            total_timesteps=1200,
+            seed=3,
+            num_groups=num_groups,
+            num_steps=num_steps,
+            overlap=overlap,
+            players=players,
+        )
+        reports = list(itertools.islice(trainer.iterations(), 3))
     returns = [report.returns.tolist() for report in reports]
     return weights_sha256(policy), returns, reports[-1].timesteps, reports[-1].episodes
 
 
-def outcomes(make_pool, env, modes):
-    """Of all modes, one after the other on one pool: nothing is left of a run when the next one begins."""
-    factory = env_factory(env[0], **env[1])
+@contextlib.contextmanager
+def as_in_a_run():
     with (
-        make_pool(factory, 10) as pool,
         reproducible(1, torch.device("cpu")),
         mock.patch("prl.training.trainer._WARM_UP_STEPS", 200),  # it is as much a part of the run as it was
     ):
+        yield
+
+
+def outcomes(pool_of, env, modes):
+    """Of all modes, one after the other on one pool: nothing is left of a run when the next one begins."""
+    factory = env_factory(env[0], **env[1])
+    with pool_of(factory, 10) as pool, as_in_a_run():
         return {name: outcome(pool, factory, **MODES[name]) for name in modes}
 
 
@@ -130,10 +168,28 @@ def inline():
     [(1, "shared"), (1, "pipe"), (2, "shared"), (2, "pipe"), (3, "shared"), (3, "pipe")],
 )
 def test_workers_and_transport_change_no_bit_of_fixed_rounds(inline, num_workers, transport):
-    def make_pool(factory, num_envs):
+    def processes(factory, num_envs):
         return ProcessPool(factory, num_envs, num_workers, transport=transport)
 
-    assert outcomes(make_pool, CARTPOLE, MODES) == inline
+    assert outcomes(processes, CARTPOLE, MODES) == inline
+
+
+def played_by_workers(env, mode, acting_workers):
+    """As `outcomes` of one mode, with players in so many workers over a transport."""
+    with as_in_a_run():
+        return outcome(None, env_factory(env[0], **env[1]), acting_workers=acting_workers, **MODES[mode])
+
+
+@pytest.mark.parametrize("acting_workers", [(1, "shared"), (2, "pipe"), (3, "shared")])
+@pytest.mark.parametrize("mode", MODES)
+def test_acting_workers_change_no_bit(inline, mode, acting_workers):
+    assert played_by_workers(CARTPOLE, mode, acting_workers) == inline[mode]
+
+
+@pytest.mark.parametrize("acting_workers", [(2, "shared"), (2, "pipe")])
+def test_nested_spaces_are_acted_on_in_workers_just_so(acting_workers):
+    mode = "steps in two groups"
+    assert played_by_workers(COMPOSITE, mode, acting_workers) == outcomes(InlinePool, COMPOSITE, [mode])[mode]
 
 
 def test_every_mode_is_a_run_of_its_own(inline):
@@ -146,11 +202,11 @@ def test_every_mode_is_a_run_of_its_own(inline):
 
 @pytest.mark.parametrize(("num_workers", "transport"), [(2, "pipe"), (3, "shared")])
 def test_nested_spaces_change_nothing_about_it(num_workers, transport):
-    def make_pool(factory, num_envs):
+    def processes(factory, num_envs):
         return ProcessPool(factory, num_envs, num_workers, transport=transport)
 
     modes = ["steps in two groups"]
-    assert outcomes(make_pool, COMPOSITE, modes) == outcomes(InlinePool, COMPOSITE, modes)
+    assert outcomes(processes, COMPOSITE, modes) == outcomes(InlinePool, COMPOSITE, modes)
 
 
 def test_fixed_rounds_through_the_config(tmp_path):

@@ -199,8 +199,7 @@ def test_the_round_ends_every_env_without_ending_its_episode():
     rounds = FixedSteps(tracker, 5, policy.head.to_env)
     rollouts = []
     with InlinePool(factory, 5) as pool:
-        for key in range(8):
-            rollouts.append(play(pool, policy, rounds, 1, key)[1])
+        rollouts += [play(pool, policy, rounds, 1, key)[1] for key in range(8)]
     kinds = set()
     for before, after in itertools.pairwise(rollouts):
         for env in range(5):
