@@ -68,7 +68,8 @@ def train(
             num_steps=num_steps,
         )
         for report in trainer.iterations():
-            assert report.metrics["train/initial_ratio_error"] < 1e-5
+            # One ulp of a mean near 1.4 over a std of 0.04 (probe 9) is 3e-6, times the distance in stds.
+            assert report.metrics["train/initial_ratio_error"] < 3e-5
             if report.iteration == iterations:
                 return policy, float(report.returns.mean()) if len(report.returns) else None
 
