@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from workers.arrays import detached
+from workers.casts import has_masked_elements
 from workers.errors import shown
 
 RESET_VALUES = ("observation", "info")
@@ -185,7 +186,7 @@ def _only_element(value: Any, name: str, wanted: str) -> Any:
         array = np.asarray(detached(value))
     except Exception:  # `__array__` is the user's code, and lists may be ragged
         return value
-    if array.dtype.kind not in "biufO" or np.ma.is_masked(value):
+    if array.dtype.kind not in "biufO" or has_masked_elements(value):
         return None
     if array.size == 1:
         return array.item()

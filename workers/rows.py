@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from workers.arrays import Array, detached
-from workers.casts import cast_exactly
+from workers.casts import cast_exactly, has_masked_elements
 from workers.errors import describe, shown
 
 MASK_KEY = "action_mask"
@@ -29,7 +29,6 @@ MASK_KEY = "action_mask"
 IGNORE_MASKS = "--no-action-masks (use_action_masks=False) ignores masks"
 
 _SMALL = 1 << 14  # bytes
-_MaskedArray = np.ma.MaskedArray
 _MASK_PATH = f"[{MASK_KEY!r}]"
 Elements: TypeAlias = "list[Any] | Array"
 
@@ -174,7 +173,7 @@ class Leaf:
             array = np.asarray(detached(value))
         except Exception as error:  # `__array__` is the user's code, and lists may be ragged
             raise RowError(f"{self.label} that is no array: {describe(error)}") from error
-        if array is not value and isinstance(value, _MaskedArray) and np.ma.is_masked(value):
+        if array is not value and has_masked_elements(value) and isinstance(value, np.ma.MaskedArray):
             raise RowError(f"{self.label} with masked elements, whose values are unknown")
         # First what is usual: this is part of the hot path. Wider floats are rounded when they are written.
         if (

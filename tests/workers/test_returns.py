@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.wrappers import OrderEnforcing, RecordEpisodeStatistics, TimeLimit, TransformReward
+from helpers import run_python
 
 from workers.block import EnvBlock
 from workers.envs import env_factory
@@ -357,3 +358,8 @@ def play_a_step(pool):
     pool.recv()
     pool.send(env_ids, env_ids)
     pool.recv()
+
+
+def test_a_worker_does_not_import_masked_arrays_to_find_none():
+    code = "import sys, workers.child; print('numpy.ma' in sys.modules)"
+    assert run_python(["-c", code]) == ["False"]
