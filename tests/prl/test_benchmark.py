@@ -16,12 +16,14 @@ from prl.commands.suites.jobs import SB3Job
 from prl.commands.suites.processes import update_rate, watched
 from prl.commands.suites.settings import SETTINGS_OF, BenchmarkConfig
 from prl.commands.suites.train import CLEANRL
+from prl.commands.suites.variants import LEARNER, OVERLAP, WORKER, bases, variants
 from prl.config.train_config import TrainConfig
 from workers.cores import usable_cores
 from workers.envs import env_factory
 from workers.errors import EnvError
 
 CARTPOLE = "CartPole-v1"
+OURS = ["prl-learner-0", "prl-learner-1", "prl-worker-1", "prl-overlap-1"]
 
 
 def contenders(suite, **settings):
@@ -149,9 +151,21 @@ def test_the_update_suite_refuses_what_has_no_step_by_hand(capsys):
 
 def test_the_collect_suite_plays_both_kinds_of_rounds_on_any_number_of_workers(leaves_nothing):
     ways = contenders("collect", num_envs=4)
-    assert {"steps-learner-0", "steps-learner-1", "episodes-learner-0", "episodes-learner-1"} <= set(ways)
-    for name in ("steps-learner-0", "episodes-learner-1", "loop"):
+    kinds = ["learner-0", "learner-1", "worker-1"]
+    assert list(ways) == [*(f"{rounds}-{kind}" for rounds in ("steps", "episodes") for kind in kinds), "loop"]
+    for name in ("steps-learner-0", "episodes-learner-1", "steps-worker-1", "episodes-worker-1", "loop"):
         assert ways[name].measure(0) > 0.0
+
+
+def test_collecting_is_compared_with_the_loop_and_with_the_learner_that_acts():
+    config = BenchmarkConfig(CARTPOLE, suite="collect", num_workers=3)
+    of_limit, to_learner = COMPARISONS["collect"](config).ratios
+    assert of_limit.bases["steps-worker-3"] == of_limit.bases["loop"] == "limit"
+    assert to_learner.bases == {
+        f"{rounds}-worker-{count}": f"{rounds}-learner-{count}"
+        for rounds in ("steps", "episodes")
+        for count in (1, 2, 3)
+    }
 
 
 def test_rounds_of_whole_episodes_need_episodes_that_end():
@@ -164,8 +178,18 @@ def test_rounds_of_whole_episodes_need_episodes_that_end():
 
 def test_the_train_suite_trains_in_a_process_of_its_own(leaves_nothing):
     ways = contenders("train", total_timesteps=4096, minibatch_size=256)
-    assert {"prl-0", "prl-1", "sb3-dummy", "sb3-subproc", "sbx-dummy", "sbx-subproc"} == set(ways)
-    assert 0.0 < ways["prl-0"].measure(0) < math.inf
+    assert list(ways) == [*OURS, "sb3-dummy", "sb3-subproc", "sbx-dummy", "sbx-subproc"]
+    for name in ("prl-learner-0", "prl-overlap-1"):
+        assert 0.0 < ways[name].measure(0) < math.inf
+
+
+def test_training_is_compared_with_peers_and_among_prls_own_ways():
+    comparison = COMPARISONS["train"](BenchmarkConfig(CARTPOLE, suite="train", num_workers=2))
+    found = {ratio.heading: ratio.bases for ratio in comparison.ratios}
+    assert found["x dummy"]["prl-worker-2"] == "sb3-dummy"
+    assert found["x SBX"]["prl-learner-0"] == "sbx-dummy"
+    assert found["x learner acts"]["prl-worker-2"] == "prl-learner-2"
+    assert found["x no overlap"]["prl-overlap-2"] == "prl-worker-2"
 
 
 FAKE_CLEANRL = """
@@ -184,7 +208,8 @@ def test_cleanrl_is_run_with_its_defaults_and_prl_beside_it(tmp_path, monkeypatc
     script = tmp_path / "ppo.py"
     script.write_text(FAKE_CLEANRL)
     ways = contenders("train", cleanrl=script, total_timesteps=4096)
-    assert [name for name in ways if "cleanrl" in name] == ["prl-0-as-cleanrl", "prl-1-as-cleanrl", "cleanrl"]
+    ours = [f"{name}-as-cleanrl" for name in OURS]
+    assert [name for name in ways if "cleanrl" in name] == [*ours, "cleanrl"]
     monkeypatch.setattr(train, "update_rate", list)
     updates = ways["cleanrl"].measure(0)
     assert [update.timesteps for update in updates] == [512 * (1 + update) for update in range(8)]
@@ -200,8 +225,8 @@ def test_the_time_to_solve_ends_with_the_evaluation_that_reaches_the_threshold(m
     for target, expected in ((easy, False), (hard, True)):
         monkeypatch.setattr(solve, "TARGETS", {CARTPOLE: target})
         ways = contenders("time-to-solve")
-        assert {"prl-0", "prl-1", "sb3-dummy", "sb3-subproc"} == set(ways)
-        assert math.isinf(ways["prl-0"].measure(0)) is expected
+        assert list(ways) == [*OURS, "sb3-dummy", "sb3-subproc"]
+        assert math.isinf(ways["prl-worker-1"].measure(0)) is expected
 
 
 # ---- scaling
@@ -212,23 +237,59 @@ def test_the_scaling_suite_in_small(monkeypatch, leaves_nothing):
     monkeypatch.setattr(scaling, "BUSY_ENVS", 2)
     monkeypatch.setattr(scaling, "NUM_STEPS", 4)
     ways = contenders("scaling")
-    names = ("raw-32", "collect-32", "busy-0-1", "busy-0.1-0", "train-0", "start", "memory")
+    names = (
+        *("raw-32", "collect-learner-32", "collect-worker-32", "busy-0-1", "busy-0.1-0"),
+        *("train-learner-0", "train-overlap-1", "start-learner", "start-worker"),
+        *("memory-learner", "memory-worker"),
+    )
     numbers = {name: ways[name].measure(0) for name in names}
     assert all(0.0 < number < math.inf for number in numbers.values())
     assert numbers["busy-0.1-0"] < 10_000.0, "0.1 ms per step, in one process"
-    assert numbers["memory"] > 5.0, "an interpreter with NumPy"
-    assert ways["start"].unit.key == "seconds"
-    assert ways["memory"].unit.key == "mebibytes"
+    assert numbers["memory-learner"] > 5.0, "an interpreter with NumPy"
+    assert {ways["start-learner"].unit.key, ways["memory-worker"].unit.key} == {"seconds", "mebibytes"}
 
 
 def test_what_scales_is_compared_with_the_smallest():
-    ratios = {
-        ratio.key: ratio.bases for ratio in scaling.scaling(BenchmarkConfig(CARTPOLE, suite="scaling")).ratios
-    }
+    config = BenchmarkConfig(CARTPOLE, suite="scaling", num_workers=2)
+    ratios = {ratio.key: ratio.bases for ratio in scaling.scaling(config).ratios}
     assert ratios["ratio_to_fewest_envs"]["raw-1024"] == "raw-32"
-    assert ratios["ratio_to_fewest_envs"]["collect-64"] == "collect-32"
+    assert ratios["ratio_to_fewest_envs"]["collect-worker-64"] == "collect-worker-32"
     assert ratios["ratio_to_no_workers"]["busy-0.1-1"] == "busy-0.1-0"
-    assert ratios["ratio_to_no_workers"][f"train-{usable_cores()}"] == "train-0"
+    assert ratios["ratio_to_no_workers"]["train-overlap-2"] == "train-learner-0"
+    assert set(ratios["ratio_to_fewest_envs"].values()) | set(ratios["ratio_to_no_workers"].values()) <= {
+        contender.name for contender in scaling.scaling(config).contenders
+    }
+
+
+# ---- prl's own ways
+
+
+def test_every_way_on_every_number_of_workers_that_it_can_have():
+    chosen = variants(TrainConfig(env_id=CARTPOLE, num_envs=32), (0, 1, 4))
+    assert [(each.name, each.label) for each in chosen] == [
+        ("learner-0", "no workers"),
+        ("learner-1", "1 worker, learner acts"),
+        ("worker-1", "1 worker, workers act"),
+        ("overlap-1", "1 worker, workers act, overlap"),
+        ("learner-4", "4 workers, learner acts"),
+        ("worker-4", "4 workers, workers act"),
+        ("overlap-4", "4 workers, workers act, overlap"),
+    ]
+    settings = {each.name: each.config for each in chosen}
+    assert (settings["worker-4"].acting, settings["worker-4"].overlap) == ("worker", False)
+    assert (settings["overlap-1"].acting, settings["overlap-1"].overlap) == ("worker", True)
+    assert bases(chosen, OVERLAP, WORKER) == {"overlap-1": "worker-1", "overlap-4": "worker-4"}
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "num_groups", "workers", "expected"),
+    [(16, None, 2, 2), (32, None, 4, 4), (32, 8, 2, 8), (1024, None, 2, 64), (3, None, 8, 3)],
+)
+def test_every_worker_that_acts_has_a_group(num_envs, num_groups, workers, expected):
+    base = TrainConfig(env_id=CARTPOLE, num_envs=num_envs, num_groups=num_groups)
+    by_learner, by_workers = variants(base, [workers], (LEARNER, WORKER))
+    assert by_workers.config.groups == expected
+    assert by_learner.config.groups == base.groups
 
 
 # ---- peers

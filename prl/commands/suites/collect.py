@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
-from prl.commands.steppers import Task, loop, workers_in_words
+from prl.commands.steppers import Task, loop
 from prl.commands.suites.comparison import LIMIT, LOOP, Comparison, Contender, Ratio, to_all
 from prl.commands.suites.rates import Steps, rate
 from prl.commands.suites.settings import BenchmarkConfig, worker_counts
 from prl.commands.suites.stepping import make_task
+from prl.commands.suites.variants import LEARNER, WORKER, bases, variants
 from prl.config.train_config import TrainConfig
-from prl.run.build import build_learner, build_policy, build_pool, check_trainable, reproducible
+from prl.run.build import (
+    build_learner,
+    build_players,
+    build_policy,
+    build_pool,
+    check_trainable,
+    players_of,
+    reproducible,
+)
 from prl.training.trainer import Trainer
 from workers.cores import usable_cores
 from workers.envs import EnvFactory
@@ -24,25 +32,6 @@ from workers.envs import EnvFactory
 _NUM_STEPS = 128  # of every env in a round of fixed steps
 
 
-@dataclass(frozen=True)
-class Acting:
-    """Who acts: a way to collect.
-
-    Attributes:
-        name: in the names of contenders.
-        label: for the table.
-        settings: of `TrainConfig`.
-        least_workers: without which it is another way.
-    """
-
-    name: str
-    label: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    least_workers: int = 0
-
-
-LEARNER = Acting("learner", "learner acts")
-ACTING = (LEARNER,)
 ROUNDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "steps": (f"{_NUM_STEPS} steps", {"rollout": "steps", "num_steps": _NUM_STEPS}),
     "episodes": ("episodes", {"rollout": "episodes"}),
@@ -68,7 +57,7 @@ def collect(config: BenchmarkConfig) -> Comparison:
         contenders=contenders,
         ratios=[
             Ratio("fraction_of_limit", "of limit", to_all(LIMIT, contenders), percent=True),
-            Ratio("ratio_to_learner", "x learner", by_learner),
+            Ratio("ratio_to_learner_acts", "x learner acts", by_learner),
         ],
         repeats=config.repeats,
         settings={
@@ -83,25 +72,18 @@ def collect(config: BenchmarkConfig) -> Comparison:
 
 def _ways(config: BenchmarkConfig, factory: EnvFactory) -> tuple[list[Contender], dict[str, str]]:
     """All ways to collect, and beside each whose workers act the one whose learner does."""
-    contenders, by_learner = [], {}
+    contenders: list[Contender] = []
+    by_learner: dict[str, str] = {}
     for kind, (label, settings) in ROUNDS.items():
-        for count in (0, *worker_counts(config.most_workers)):
-            for acting in ACTING:
-                if count < acting.least_workers:
-                    continue
-                run = TrainConfig(
-                    env_id=config.env_id,
-                    env_kwargs=config.env_kwargs,
-                    num_envs=config.num_envs,
-                    num_workers=count,
-                    **settings,
-                    **acting.settings,
-                )
-                name = f"{kind}-{acting.name}-{count}"
-                row = f"{label}, {acting.label}, {workers_in_words(count)}"
-                contenders.append(Contender(name, row, partial(_turn, run, factory, config.seconds)))
-                if acting is not LEARNER:
-                    by_learner[name] = f"{kind}-{LEARNER.name}-{count}"
+        base = TrainConfig(
+            env_id=config.env_id, env_kwargs=config.env_kwargs, num_envs=config.num_envs, **settings
+        )
+        ways = variants(base, (0, *worker_counts(config.most_workers)), (LEARNER, WORKER))
+        for way in ways:
+            turn = partial(_turn, way.config, factory, config.seconds)
+            contenders.append(Contender(f"{kind}-{way.name}", f"{label}, {way.label}", turn))
+        pairs = bases(ways, WORKER, LEARNER)
+        by_learner |= {f"{kind}-{name}": f"{kind}-{base_name}" for name, base_name in pairs.items()}
     return contenders, by_learner
 
 
@@ -133,14 +115,21 @@ def training(run: TrainConfig, factory: EnvFactory, batch_size: int) -> Iterator
         run: its settings.
         factory: of its envs.
         batch_size: steps that an update waits for.
+
+    Raises:
+        ConfigError: workers are to act, but cannot.
     """
     policy = build_policy(factory, run)
-    with reproducible(1, torch.device("cpu")), build_pool(run, factory, run.num_envs) as pool:
+    kit = players_of(run, policy)
+    with reproducible(1, torch.device("cpu")), build_pool(run, factory, run.num_envs, kit) as pool:
         yield Trainer(
             pool,
             build_learner(policy, run),
             batch_size=batch_size,
             total_timesteps=run.total_timesteps,
             seed=run.seed,
+            num_groups=run.groups,
             num_steps=run.num_steps if run.rollout == "steps" else None,
+            overlap=run.overlap,
+            players=build_players(pool, kit),
         )

@@ -19,11 +19,12 @@ from prl.commands.suites.comparison import MEBIBYTES, SECONDS, Comparison, Conte
 from prl.commands.suites.rates import Steps, measure, rate
 from prl.commands.suites.settings import BenchmarkConfig, worker_counts
 from prl.commands.suites.stepping import random_actions
+from prl.commands.suites.variants import LEARNER, WORKER, variants
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
+from prl.run.build import build_policy, build_pool, players_of
 from workers.cores import usable_cores
 from workers.envs import EnvFactory, env_factory
-from workers.pool import EnvPool
 from workers.seeding import episode_seed
 from workers.testing import BusyEnv
 
@@ -33,6 +34,7 @@ BUSY_ENVS = 32
 _TRAIN_MILLISECONDS = 1.0
 STARTED_WORKERS = 16
 NUM_STEPS = 32  # of a collected round
+_ENDLESS = 1 << 40  # steps: what overlaps does so until the end of its run is near
 
 
 def scaling(config: BenchmarkConfig) -> Comparison:
@@ -43,14 +45,7 @@ def scaling(config: BenchmarkConfig) -> Comparison:
     """
     factory, cores = env_factory(config.env_id, env_kwargs=config.env_kwargs), usable_cores()
     most = config.most_workers
-    start = partial(_start, factory)
-    memory = partial(_memory, factory, most)
-    contenders = [
-        *_by_envs(config, factory),
-        *_by_cost(config),
-        Contender("start", f"{STARTED_WORKERS} workers ready to step, s", start, SECONDS),
-        Contender("memory", "a worker's memory (PSS), MiB", memory, MEBIBYTES),
-    ]
+    contenders = [*_by_envs(config, factory), *_by_cost(config), *_workers(config, factory)]
     names = [contender.name for contender in contenders]
     return Comparison(
         title=(
@@ -59,12 +54,8 @@ def scaling(config: BenchmarkConfig) -> Comparison:
         ),
         contenders=contenders,
         ratios=[
-            Ratio(
-                "ratio_to_fewest_envs",
-                f"x {NUM_ENVS[0]} envs",
-                _bases(names, ("raw", "collect"), NUM_ENVS[0]),
-            ),
-            Ratio("ratio_to_no_workers", "x no workers", _bases(names, ("busy", "train"), 0)),
+            Ratio("ratio_to_fewest_envs", f"x {NUM_ENVS[0]} envs", _to_fewest_envs(names)),
+            Ratio("ratio_to_no_workers", "x no workers", _to_no_workers(names)),
         ],
         repeats=config.repeats,
         settings={
@@ -78,10 +69,16 @@ def scaling(config: BenchmarkConfig) -> Comparison:
     )
 
 
-def _bases(names: Sequence[str], kinds: tuple[str, ...], last: int) -> dict[str, str]:
-    """For "busy-0.1-2" "busy-0.1-0", if `last` is 0: names of some kinds, with another last number."""
-    chosen = [name for name in names if name.startswith(kinds)]
-    return {name: f"{name.rpartition('-')[0]}-{last}" for name in chosen}
+def _to_fewest_envs(names: Sequence[str]) -> dict[str, str]:
+    """For "raw-1024" "raw-32", and so on."""
+    chosen = [name for name in names if name.startswith(("raw-", "collect-"))]
+    return {name: f"{name.rpartition('-')[0]}-{NUM_ENVS[0]}" for name in chosen}
+
+
+def _to_no_workers(names: Sequence[str]) -> dict[str, str]:
+    """For "busy-0.1-2" "busy-0.1-0", and for every way to train the one without workers."""
+    stepped = {name: f"{name.rpartition('-')[0]}-0" for name in names if name.startswith("busy-")}
+    return stepped | {name: "train-learner-0" for name in names if name.startswith("train-")}
 
 
 def _by_envs(config: BenchmarkConfig, factory: EnvFactory) -> Iterator[Contender]:
@@ -90,17 +87,24 @@ def _by_envs(config: BenchmarkConfig, factory: EnvFactory) -> Iterator[Contender
     for num_envs in NUM_ENVS:
         measure_raw = partial(_raw, factory, num_envs, most, config.seconds)
         yield Contender(f"raw-{num_envs}", f"random actions, {num_envs} envs", measure_raw)
-    for num_envs in NUM_ENVS:
-        run = TrainConfig(
-            env_id=config.env_id,
-            env_kwargs=config.env_kwargs,
-            num_envs=num_envs,
-            num_workers=most,
-            rollout="steps",
-            num_steps=NUM_STEPS,
-        )
-        measure_collected = partial(_collected, run, factory, config.seconds)
-        yield Contender(f"collect-{num_envs}", f"policy plays, {num_envs} envs", measure_collected)
+    collected = {num_envs: _collecting(config, num_envs) for num_envs in NUM_ENVS}
+    for way in (LEARNER, WORKER):
+        for num_envs, runs in collected.items():
+            measure_collected = partial(_collected, runs[way.name], factory, config.seconds)
+            label = f"policy plays, {way.label}, {num_envs} envs"
+            yield Contender(f"collect-{way.name}-{num_envs}", label, measure_collected)
+
+
+def _collecting(config: BenchmarkConfig, num_envs: int) -> dict[str, TrainConfig]:
+    """The runs of the ways to collect with a number of envs."""
+    base = TrainConfig(
+        env_id=config.env_id,
+        env_kwargs=config.env_kwargs,
+        num_envs=num_envs,
+        rollout="steps",
+        num_steps=NUM_STEPS,
+    )
+    return {each.way.name: each.config for each in variants(base, [config.most_workers], (LEARNER, WORKER))}
 
 
 def _by_cost(config: BenchmarkConfig) -> Iterator[Contender]:
@@ -113,16 +117,34 @@ def _by_cost(config: BenchmarkConfig) -> Iterator[Contender]:
             measure_busy = partial(_raw, busy, BUSY_ENVS, count, config.seconds)
             yield Contender(f"busy-{milliseconds:g}-{count}", label, measure_busy)
     busy = env_factory(BusyEnv, env_kwargs={"milliseconds": _TRAIN_MILLISECONDS})
-    for count in (0, most):
-        label = f"training, {_TRAIN_MILLISECONDS:g} ms per step, {workers_in_words(count)}"
-        run = TrainConfig(
-            env_id="busy",  # the factory says what it is
-            num_envs=BUSY_ENVS,
-            num_workers=count,
-            rollout="steps",
-            num_steps=NUM_STEPS,
-        )
-        yield Contender(f"train-{count}", label, partial(_trained, run, busy, config.seconds))
+    base = TrainConfig(
+        env_id="busy",  # the factory says what it is
+        num_envs=BUSY_ENVS,
+        rollout="steps",
+        num_steps=NUM_STEPS,
+        total_timesteps=_ENDLESS,
+    )
+    for each in variants(base, (0, most)):
+        label = f"training, {_TRAIN_MILLISECONDS:g} ms per step, {each.label}"
+        yield Contender(f"train-{each.name}", label, partial(_trained, each.config, busy, config.seconds))
+
+
+def _workers(config: BenchmarkConfig, factory: EnvFactory) -> Iterator[Contender]:
+    """Start and memory of many workers with one env each, for both who may act."""
+    base = TrainConfig(
+        env_id=config.env_id,
+        env_kwargs=config.env_kwargs,
+        num_envs=STARTED_WORKERS,
+        rollout="steps",
+        num_steps=NUM_STEPS,
+    )
+    ways = variants(base, [STARTED_WORKERS], (LEARNER, WORKER))
+    for each in ways:
+        start = partial(_start, each.config, factory)
+        yield Contender(f"start-{each.way.name}", f"start, s: {each.label}", start, SECONDS)
+    for each in ways:
+        memory = partial(_memory, each.config, factory)
+        yield Contender(f"memory-{each.way.name}", f"MiB (PSS) of one of {each.label}", memory, MEBIBYTES)
 
 
 def _raw(factory: EnvFactory, num_envs: int, num_workers: int, seconds: float, turn: int) -> float:
@@ -147,30 +169,24 @@ def _trained(run: TrainConfig, factory: EnvFactory, seconds: float, turn: int) -
         return measure((after - before for before, after in pairwise(chain([first], timesteps))), seconds)
 
 
-def _start(factory: EnvFactory, turn: int) -> float:
+def _start(run: TrainConfig, factory: EnvFactory, turn: int) -> float:
     """Seconds until all envs of new workers, one each, have answered a reset."""
+    kit = players_of(run, build_policy(factory, run))
     start = time.perf_counter()
-    with make_pool(factory, STARTED_WORKERS, STARTED_WORKERS) as pool:
-        _reset(pool)
+    with build_pool(run, factory, run.num_envs, kit) as pool:
+        env_ids = np.arange(pool.num_envs)
+        pool.reset(env_ids, [episode_seed(SEED, env, 0) for env in env_ids.tolist()])
+        pool.recv()
         return time.perf_counter() - start
 
 
-def _memory(factory: EnvFactory, num_workers: int, turn: int) -> float:
-    """Mebibytes of a worker that has stepped, its share of what it has in common with others included."""
+def _memory(run: TrainConfig, factory: EnvFactory, turn: int) -> float:
+    """Mebibytes of a worker after a round, its share of what it has in common with others included."""
     before = {process.pid for process in multiprocessing.active_children()}
-    with make_pool(factory, num_workers, num_workers) as pool:
-        _reset(pool)
-        steps = pool_steps(pool, random_actions(factory, num_workers))
-        for _ in range(NUM_STEPS):
-            next(steps)
+    with training(run, factory, batch_size=1) as trainer:
+        trainer.collect(trainer.learner.policy)
         workers = [each.pid for each in multiprocessing.active_children() if each.pid not in before]
         return statistics.median(proportional_mebibytes(pid) for pid in workers if pid is not None)
-
-
-def _reset(pool: EnvPool) -> None:
-    env_ids = np.arange(pool.num_envs)
-    pool.reset(env_ids, [episode_seed(SEED, env, 0) for env in env_ids.tolist()])
-    pool.recv()
 
 
 def proportional_mebibytes(pid: int) -> float:

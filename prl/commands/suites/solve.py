@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from prl.commands.suites.comparison import SECONDS, Comparison, Contender, Ratio
 from prl.commands.suites.jobs import Job, PrlJob, SB3Job
 from prl.commands.suites.processes import seconds_until, watched
 from prl.commands.suites.settings import BenchmarkConfig
-from prl.commands.suites.variants import variants
+from prl.commands.suites.variants import Variant, variants
 from prl.config.preset import find_preset
 from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory
@@ -96,24 +96,9 @@ def time_to_solve(config: BenchmarkConfig) -> Comparison:
     if config.env_kwargs:
         raise ConfigError("env_kwargs has no effect in the suite time-to-solve")
     target, cores = TARGETS[config.env_id], usable_cores()
-    preset = find_preset(config.env_id)
-    settings = {} if preset is None else preset.settings
-    base = TrainConfig(
-        env_id=config.env_id,
-        **settings | {"total_timesteps": target.total_timesteps},
-        eval_freq=target.eval_freq,
-        eval_episodes=EPISODES,
-        device="cpu",
-    )
-    contenders = [
-        *(
-            Contender(
-                each.name, each.label, _measure(target, partial(_prl_job, base, each.settings)), SECONDS
-            )
-            for each in variants(config.most_workers)
-        ),
-        *_peers(target, build_factory(base)),
-    ]
+    base, settings = _base(config, target)
+    ours = variants(base, (0, config.most_workers))
+    contenders = [*_ours(target, ours), *_peers(target, build_factory(base))]
     return Comparison(
         title=(
             f"{config.env_id}, until {EPISODES} deterministic episodes have a mean return of "
@@ -122,8 +107,8 @@ def time_to_solve(config: BenchmarkConfig) -> Comparison:
         ),
         contenders=contenders,
         ratios=[
-            Ratio("ratio_to_sb3_dummy", "x SB3 dummy", to_all("sb3-dummy", contenders)),
-            Ratio("ratio_to_sb3_subproc", "x SB3 subproc", to_all("sb3-subproc", contenders)),
+            Ratio("ratio_to_sb3_dummy", "x dummy", to_all("sb3-dummy", contenders)),
+            Ratio("ratio_to_sb3_subproc", "x subproc", to_all("sb3-subproc", contenders)),
         ],
         repeats=config.seeds,
         settings={
@@ -141,6 +126,34 @@ def time_to_solve(config: BenchmarkConfig) -> Comparison:
         },
         cores=cores,
     )
+
+
+def _base(config: BenchmarkConfig, target: Target) -> tuple[TrainConfig, dict[str, Any]]:
+    """What prl's runs have in common, and which of that is not the default."""
+    preset = find_preset(config.env_id)
+    settings: dict[str, Any] = {} if preset is None else dict(preset.settings)
+    base = TrainConfig(
+        env_id=config.env_id,
+        **settings | {"total_timesteps": target.total_timesteps},
+        eval_freq=target.eval_freq,
+        eval_episodes=EPISODES,
+        device="cpu",
+    )
+    # One number of groups, so that all that do not overlap learn the same and differ in time alone.
+    num_groups = max(base.groups, min(config.most_workers, base.num_envs))
+    return dataclasses.replace(base, num_groups=num_groups), {**settings, "num_groups": num_groups}
+
+
+def _ours(target: Target, ours: Sequence[Variant]) -> list[Contender]:
+    return [
+        Contender(
+            f"prl-{each.name}",
+            f"prl, {each.label}",
+            _measure(target, partial(_prl_job, each.config)),
+            SECONDS,
+        )
+        for each in ours
+    ]
 
 
 def _peers(target: Target, factory: EnvFactory) -> list[Contender]:
@@ -165,8 +178,8 @@ def _measure(target: Target, make_job: Callable[[int], Job]) -> Callable[[int], 
     return measure
 
 
-def _prl_job(base: TrainConfig, settings: Mapping[str, Any], seed: int) -> Job:
-    return PrlJob(dataclasses.replace(base, **{**settings, "seed": seed}))
+def _prl_job(run: TrainConfig, seed: int) -> Job:
+    return PrlJob(dataclasses.replace(run, seed=seed))
 
 
 def _sb3_job(target: Target, factory: EnvFactory, in_processes: bool, seed: int) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from prl.commands.suites.comparison import Comparison, Contender, Package, Ratio
 from prl.commands.suites.jobs import Job, PrlJob, SB3Job
 from prl.commands.suites.processes import update_rate, watched, watched_script
 from prl.commands.suites.settings import BenchmarkConfig
-from prl.commands.suites.variants import variants
+from prl.commands.suites.variants import LEARNER, OVERLAP, WORKER, Variant, Way, bases, variants
 from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory
 from workers.cores import usable_cores
@@ -40,6 +40,7 @@ CLEANRL: Mapping[str, Any] = {
     "clip_range_vf": 0.2,
 }
 """The defaults of CleanRL's ppo.py, as settings of `TrainConfig`."""
+_AS_CLEANRL = "-as-cleanrl"
 
 
 def train(config: BenchmarkConfig) -> Comparison:
@@ -51,12 +52,10 @@ def train(config: BenchmarkConfig) -> Comparison:
     """
     base = TrainConfig(env_id=config.env_id, env_kwargs=config.env_kwargs, **_common(config))
     factory = build_factory(base)
-    contenders = [*_ours(config, base), *_peers(config, factory)]
-    main = list(contenders)
-    beside_cleanrl = []
-    if config.cleanrl is not None:
-        beside_cleanrl = _beside_cleanrl(config, base, Path(config.cleanrl))
-        contenders += beside_cleanrl
+    ours = variants(base, (0, config.most_workers))
+    main = [*_ours(ours), *_peers(config, factory)]
+    beside_cleanrl = [] if config.cleanrl is None else _beside_cleanrl(config, base, Path(config.cleanrl))
+    contenders = [*main, *beside_cleanrl]
     cores = usable_cores()
     return Comparison(
         title=(
@@ -66,10 +65,12 @@ def train(config: BenchmarkConfig) -> Comparison:
         ),
         contenders=contenders,
         ratios=[
-            Ratio("ratio_to_sb3_dummy", "x SB3 dummy", to_all("sb3-dummy", main)),
-            Ratio("ratio_to_sb3_subproc", "x SB3 subproc", to_all("sb3-subproc", main)),
+            Ratio("ratio_to_sb3_dummy", "x dummy", to_all("sb3-dummy", main)),
+            Ratio("ratio_to_sb3_subproc", "x subproc", to_all("sb3-subproc", main)),
             Ratio("ratio_to_sbx", "x SBX", to_all("sbx-dummy", main)),
             Ratio("ratio_to_cleanrl", "x CleanRL", to_all("cleanrl", beside_cleanrl)),
+            Ratio("ratio_to_learner_acts", "x learner acts", _among_ours(ours, WORKER, LEARNER)),
+            Ratio("ratio_to_synchronous", "x no overlap", _among_ours(ours, OVERLAP, WORKER)),
         ],
         repeats=config.repeats,
         settings={
@@ -101,18 +102,24 @@ def _common(config: BenchmarkConfig) -> dict[str, Any]:
     }
 
 
-def _ours(
-    config: BenchmarkConfig, base: TrainConfig, suffix: str = "", settings: Mapping[str, Any] | None = None
-) -> list[Contender]:
-    """Prl's variants, with further settings if there are any."""
+def _ours(ours: Sequence[Variant], suffix: str = "") -> list[Contender]:
     return [
         Contender(
-            f"{variant.name}{suffix}",
-            f"{variant.label}{suffix and ', as CleanRL'}",
-            partial(_turn, partial(_prl_job, base, {**(settings or {}), **variant.settings})),
+            f"prl-{each.name}{suffix}",
+            f"prl, {each.label}{suffix and ', as CleanRL'}",
+            partial(_turn, partial(_prl_job, each.config)),
         )
-        for variant in variants(config.most_workers)
+        for each in ours
     ]
+
+
+def _among_ours(ours: Sequence[Variant], way: Way, base: Way) -> dict[str, str]:
+    pairs = bases(ours, way, base).items()
+    return {
+        f"prl-{name}{suffix}": f"prl-{base_name}{suffix}"
+        for name, base_name in pairs
+        for suffix in ("", _AS_CLEANRL)
+    }
 
 
 def _peers(config: BenchmarkConfig, factory: EnvFactory) -> list[Contender]:
@@ -139,11 +146,12 @@ def _beside_cleanrl(config: BenchmarkConfig, base: TrainConfig, script: Path) ->
     if config.env_kwargs:
         raise ConfigError("env_kwargs cannot be passed on to CleanRL's script")
     turn = partial(_cleanrl_turn, config, script)
-    return [*_ours(config, base, "-as-cleanrl", CLEANRL), Contender("cleanrl", "CleanRL ppo.py", turn)]
+    ours = variants(dataclasses.replace(base, **CLEANRL), (0, config.most_workers))
+    return [*_ours(ours, _AS_CLEANRL), Contender("cleanrl", "CleanRL ppo.py", turn)]
 
 
-def _prl_job(base: TrainConfig, settings: Mapping[str, Any], seed: int) -> Job:
-    return PrlJob(dataclasses.replace(base, **{**settings, "seed": seed}))
+def _prl_job(run: TrainConfig, seed: int) -> Job:
+    return PrlJob(dataclasses.replace(run, seed=seed))
 
 
 def _peer_job(
