@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train PPO on an environment",
     "play": "play episodes with a trained policy",
     "benchmark": "measure how fast an environment steps",
+    "tune-speed": "measure which number of workers and envs trains fastest",
     "plot": "draw learning curves of runs",
 }
 """Command names and what they do. Command `a-b` is `COMMAND` of the module `prl.commands.a_b`."""

@@ -40,9 +40,11 @@ class TrainConfig(PPOConfig):
         ends_by_itself: the env ends every episode itself, although it is registered without a time limit.
             Evaluations still cut episodes after 27,000 steps.
         action_masks: never choose an action that the env's action_mask rules out; false ignores masks.
-        num_envs: number of environments.
+        num_envs: number of environments; part of what a seed means. auto measures a few numbers for some
+            seconds before the run, and takes the fewest envs that train nearly as fast as any.
         num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
-            the learner's own process.
+            the learner's own process, auto measures like num_envs. What was measured to be best is written to
+            config.yaml in place of auto, together with who acts. `prl tune-speed` shows the figures.
         num_groups: envs act and step in this number of groups; part of what a seed means. null takes as many
             as make groups of at most 16 envs.
         acting: learner exchanges actions and observations with the workers in every step; worker lets the
@@ -88,8 +90,8 @@ class TrainConfig(PPOConfig):
     max_episode_steps: int | None = None
     ends_by_itself: bool = False
     action_masks: bool = True
-    num_envs: int = 32
-    num_workers: int | None = None
+    num_envs: int | Literal["auto"] = 32
+    num_workers: int | Literal["auto"] | None = None
     num_groups: int | None = None
     acting: Literal["auto", "learner", "worker"] = "auto"
     overlap: bool = False
@@ -127,13 +129,25 @@ class TrainConfig(PPOConfig):
         if not self.env_id:
             raise ConfigError("env_id is required, e.g. CartPole-v1")
         check(self, _RULES)
-        if self.num_groups is not None and self.num_groups > self.num_envs:
+        if self.num_groups is not None and self.num_envs != "auto" and self.num_groups > self.num_envs:
             raise ConfigError(f"num_groups must be at most num_envs ({self.num_envs}), got {self.num_groups}")
+
+    @property
+    def envs(self) -> int:
+        """The number of envs, which has been settled if it was "auto"."""
+        assert self.num_envs != "auto", "still to be measured"
+        return self.num_envs
+
+    @property
+    def workers(self) -> int | None:
+        """The number of workers, which has been settled if it was "auto"; None is one per usable core."""
+        assert self.num_workers != "auto", "still to be measured"
+        return self.num_workers
 
     @property
     def groups(self) -> int:
         """The number of groups."""
-        return self.num_groups or default_groups(self.num_envs)
+        return self.num_groups or default_groups(self.envs)
 
 
 def folder_path(run_folder: str | os.PathLike[str]) -> Path:
@@ -152,11 +166,12 @@ def folder_path(run_folder: str | os.PathLike[str]) -> Path:
 
 _RULES: tuple[Rule, ...] = (
     (
-        "max_episode_steps num_envs num_groups num_steps total_timesteps batch_size torch_threads",
+        "max_episode_steps num_groups num_steps total_timesteps batch_size torch_threads",
         lambda v: v >= 1,
         "at least 1",
     ),
-    ("num_workers", lambda v: v >= 0, "0 (no worker processes) or more"),
+    ("num_envs", lambda v: v == "auto" or v >= 1, "at least 1"),
+    ("num_workers", lambda v: v == "auto" or v >= 0, "0 (no worker processes) or more"),
     ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
     (
         "step_timeout start_timeout",

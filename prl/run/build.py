@@ -73,7 +73,7 @@ def build_pool(
     return make_pool(
         factory,
         num_envs,
-        config.num_workers,
+        config.workers,
         transport=config.transport,
         step_timeout=config.step_timeout,
         start_timeout=config.start_timeout,
@@ -103,7 +103,7 @@ def players_of(config: TrainConfig, policy: ActorCritic) -> PlayerKit | None:
     if config.acting == "learner":
         return None
     if config.acting == "auto":
-        return kit_for(policy, config.groups, config.num_envs, config.num_workers)
+        return kit_for(policy, config.groups, config.envs, config.workers)
     kit = player_kit(policy)
     if kit is None:
         raise ConfigError(

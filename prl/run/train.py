@@ -30,6 +30,7 @@ from prl.run.recorder import Recorder
 from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
+from prl.run.tune_choice import settled
 from prl.training.players import Players
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
@@ -72,9 +73,10 @@ def train(
     device = pick_device(config.device)
     policy = build_policy(factory, config).to(device)
     with _run_folder(config, here) as folder:
+        config, measured = settled(config, factory)
         # The folder's name is left out: the saved config repeats the run in another folder.
         folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
-        for line in (*messages, *_messages(config, factory)):
+        for line in (*messages, *measured, *_messages(config, factory)):
             log(line)
         with (
             reproducible(config.torch_threads, device),
@@ -85,7 +87,7 @@ def train(
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             torch.manual_seed(config.seed)
             kit = players_of(config, policy)
-            pool = stack.enter_context(build_pool(config, factory, config.num_envs, kit))
+            pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
             trainer = _trainer(config, policy, build_players(pool, kit))
             schedule = _schedule(config, factory, stack)
             return run_training(
@@ -133,7 +135,7 @@ def _schedule(
     """The evaluations of a config, on a pool that the stack closes; None without evaluations."""
     if config.eval_freq == 0:
         return None
-    pool = stack.enter_context(build_pool(config, factory, min(config.num_envs, config.eval_episodes)))
+    pool = stack.enter_context(build_pool(config, factory, min(config.envs, config.eval_episodes)))
     return EvaluationSchedule(pool, config.eval_freq, config.eval_episodes, evaluation_limit(config, factory))
 
 

@@ -121,7 +121,7 @@ def training(run: TrainConfig, factory: EnvFactory, batch_size: int) -> Iterator
     """
     policy = build_policy(factory, run)
     kit = players_of(run, policy)
-    with reproducible(1, torch.device("cpu")), build_pool(run, factory, run.num_envs, kit) as pool:
+    with reproducible(1, torch.device("cpu")), build_pool(run, factory, run.envs, kit) as pool:
         yield Trainer(
             pool,
             build_learner(policy, run),

@@ -163,7 +163,7 @@ def _collected(run: TrainConfig, factory: EnvFactory, seconds: float, turn: int)
 
 
 def _trained(run: TrainConfig, factory: EnvFactory, seconds: float, turn: int) -> float:
-    with training(run, factory, batch_size=run.num_envs * run.num_steps) as trainer:
+    with training(run, factory, batch_size=run.envs * run.num_steps) as trainer:
         timesteps = (report.timesteps for report in trainer.iterations())
         first = next(timesteps)  # warms up
         return measure((after - before for before, after in pairwise(chain([first], timesteps))), seconds)
@@ -173,7 +173,7 @@ def _start(run: TrainConfig, factory: EnvFactory, turn: int) -> float:
     """Seconds until all envs of new workers, one each, have answered a reset."""
     kit = players_of(run, build_policy(factory, run))
     start = time.perf_counter()
-    with build_pool(run, factory, run.num_envs, kit) as pool:
+    with build_pool(run, factory, run.envs, kit) as pool:
         env_ids = np.arange(pool.num_envs)
         pool.reset(env_ids, [episode_seed(SEED, env, 0) for env in env_ids.tolist()])
         pool.recv()

@@ -140,7 +140,7 @@ def _base(config: BenchmarkConfig, target: Target) -> tuple[TrainConfig, dict[st
         device="cpu",
     )
     # One number of groups, so that all that do not overlap learn the same and differ in time alone.
-    num_groups = max(base.groups, min(config.most_workers, base.num_envs))
+    num_groups = max(base.groups, min(config.most_workers, base.envs))
     return dataclasses.replace(base, num_groups=num_groups), {**settings, "num_groups": num_groups}
 
 

@@ -82,7 +82,7 @@ def _config(base: TrainConfig, num_workers: int, way: Way) -> TrainConfig:
     config = dataclasses.replace(base, num_workers=num_workers, **way.settings)
     if config.acting != "worker":
         return config
-    return dataclasses.replace(config, num_groups=max(config.groups, min(num_workers, config.num_envs)))
+    return dataclasses.replace(config, num_groups=max(config.groups, min(num_workers, config.envs)))
 
 
 def bases(chosen: Sequence[Variant], way: Way, base: Way) -> dict[str, str]:
