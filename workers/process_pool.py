@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import time
 import weakref
@@ -238,11 +239,11 @@ class ProcessPool:
         self._handles[worker].command(Kind.CALL, request, self.step_timeout)
         self._open_calls.append(worker)
 
-    def take_answer(self, on_news: Callable[[bytes], None]) -> tuple[int, bytes]:
+    def take_answer(self, on_news: Callable[[int, bytes], None]) -> tuple[int, bytes]:
         """Wait for the answer to any open call.
 
         Args:
-            on_news: told what guests tell meanwhile.
+            on_news: gets the worker and what its guest tells; raises `ProtocolError` if that is nonsense.
 
         Returns:
             The worker, and its guest's answer to the oldest of its calls.
@@ -256,11 +257,20 @@ class ProcessPool:
             for worker in self._open_calls:
                 handle = self._handles[worker]
                 while handle.news:
-                    on_news(handle.news.popleft())
+                    with self.blames(worker):
+                        on_news(worker, handle.news.popleft())
                 if handle.has_answer:
                     self._open_calls.remove(worker)
                     return worker, handle.take_answer().payload
             self._await_calls()
+
+    @contextlib.contextmanager
+    def blames(self, worker: int) -> Iterator[None]:
+        """Turn the `ProtocolError` of whoever reads what a worker sent into that worker's `WorkerDied`."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise self._handles[worker].protocol_violation(error) from error
 
     def _await_calls(self) -> None:
         """Wait for a sign of life of the workers with open calls."""

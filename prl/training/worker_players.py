@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterator, Sequence
 
@@ -12,10 +13,11 @@ from learner.errors import NoLegalAction, NonFiniteError
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
 from prl.training.group_round import GroupRollout, GroupTask, PlayingTime
-from prl.training.player_guest import NO_LEGAL_ACTION, NON_FINITE, SLOTS, PlayerKit, PlayRequest
+from prl.training.player_guest import NO_LEGAL_ACTION, NON_FINITE, ROLLOUT, SLOTS, PlayerKit, PlayRequest
 from prl.training.players import Weights, goes_on_after_episodes
 from prl.training.wire import WeightsLayout
 from workers.arrays import Ids
+from workers.errors import ProtocolError
 from workers.guest import Invitation
 from workers.pool import EnvPool
 from workers.process_pool import ProcessPool
@@ -110,25 +112,55 @@ class WorkerPlayers:
         worker, answer = self._pool.take_answer(self._on_news)
         version, task = self._tasks[worker].pop(0)
         self.active.leave(task.env_ids)
-        kind, payload = answer[:1], answer[1:]
-        if kind == NO_LEGAL_ACTION:
-            raise NoLegalAction(np.frombuffer(payload, np.int64), "envs")
-        if kind == NON_FINITE:
-            raise NonFiniteError(payload.decode())
-        part, seconds = self._codec.decode(payload)
+        with self._pool.blames(worker):
+            part, seconds = self._read(answer, task)
         self.seconds += seconds
         self._done.setdefault(version, []).append(part)
 
-    def _on_news(self, news: bytes) -> None:
+    def _read(self, answer: bytes, task: GroupTask) -> tuple[GroupRollout, PlayingTime]:
+        """What a worker answers.
+
+        Raises:
+            NoLegalAction, NonFiniteError: it says so.
+            ProtocolError: it says nothing that makes sense.
+        """
+        kind, payload = answer[:1], answer[1:]
+        if kind == NO_LEGAL_ACTION:
+            raise NoLegalAction(_env_ids(payload), "envs")
+        if kind == NON_FINITE:
+            raise NonFiniteError(payload.decode(errors="replace"))
+        if kind != ROLLOUT:
+            raise ProtocolError(f"not an answer: kind {kind!r}")
+        part, seconds = self._codec.decode(payload)
+        if part.group != task.group:
+            raise ProtocolError(f"not an answer: of group {part.group} instead of {task.group}")
+        return part, seconds
+
+    def _on_news(self, worker: int, news: bytes) -> None:
         """Episodes have ended; in rounds of whole episodes, their envs have done their part."""
-        env_ids: Ids = np.frombuffer(news, np.int64)
-        worker = self._pool.worker_of(int(env_ids[0]))
-        if not goes_on_after_episodes(self._tasks[worker][0][1]):
-            self.active.leave(env_ids)
+        env_ids = _env_ids(news)
+        for _, task in self._tasks[worker]:
+            if task.env_ids[0] <= env_ids.min() and env_ids.max() <= task.env_ids[-1]:
+                if not goes_on_after_episodes(task):
+                    self.active.leave(env_ids)
+                return
+        raise ProtocolError(f"not news: of envs {env_ids.tolist()}, which do not play")
 
     def abandon(self) -> None:
         """See `Players`."""
         while any(self._tasks):
-            self._receive()
+            with contextlib.suppress(NoLegalAction, NonFiniteError):  # of what is not wanted any more
+                self._receive()
         self._num_open.clear()
         self._done.clear()
+
+
+def _env_ids(payload: bytes) -> Ids:
+    """Ids i64[E] that a worker sent.
+
+    Raises:
+        ProtocolError: there are none, or a part of one.
+    """
+    if not payload or len(payload) % 8:
+        raise ProtocolError(f"not env ids: {len(payload)} bytes")
+    return np.frombuffer(payload, np.int64)
