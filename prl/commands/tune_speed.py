@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ from learner.settings import ConfigError, is_number
 from prl.commands.command import Command
 from prl.config.preset import find_preset
 from prl.config.train_config import TrainConfig
-from prl.run.build import build_factory
+from prl.run.build import build_factory, check_trainable
 from prl.run.tune import SECONDS, Costs, Rates, Setup
 from prl.run.tune_choice import tune
 
@@ -64,11 +63,13 @@ def _tune(config: TuneConfig) -> None:
     if effective is not None and effective.settings:
         print(f"tune-speed: {effective}", file=sys.stderr)
     factory = build_factory(config)
+    if config.rollout == "episodes":
+        check_trainable(factory)  # as prl train does
     tuning = tune(config, factory, config.seconds, _print_costs, _print_rates)
     if tuning.left_out:
         print(f"({tuning.left_out} more were left out: starting takes too long)")
     print()
-    print(f"prl train --env-id {shlex.quote(config.env_id)} {_flags(tuning.choice.rates.setup)}")
+    print(f"prl train ... {_flags(tuning.choice.rates.setup)}")
     for reason in tuning.choice.reasons:
         print(f"  {reason}.")
 

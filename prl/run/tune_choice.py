@@ -155,9 +155,7 @@ def tune(
     return Tuning(costs, rates, len(setups) - len(rates), choose(rates, costs))
 
 
-def settled(
-    config: TrainConfig, factory: EnvFactory, seconds: float = SECONDS
-) -> tuple[TrainConfig, list[str]]:
+def settled(config: TrainConfig, factory: EnvFactory) -> tuple[TrainConfig, list[str]]:
     """A config in which nothing is left to be measured, and a line about what was chosen.
 
     Without "auto" in `num_workers` or `num_envs`, that is the config itself, and no line. Otherwise `acting`
@@ -168,7 +166,7 @@ def settled(
     """
     if "auto" not in (config.num_workers, config.num_envs):
         return config, []
-    rates = tune(config, factory, seconds).choice.rates
+    rates = tune(config, factory, SECONDS).choice.rates
     setup = rates.setup
     line = (
         f"measured: num_workers={setup.num_workers} num_envs={setup.num_envs} acting={setup.acting} "
