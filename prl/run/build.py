@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
@@ -235,10 +235,16 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def reproducible(torch_threads: int, device: torch.device) -> Iterator[None]:
-    """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults."""
-    with standard_torch(), blas_threads(torch_threads):  # of NumPy, and torch's own
-        torch.set_num_threads(torch_threads)
+def reproducible(torch_threads: int | Literal["auto"], device: torch.device) -> Iterator[None]:
+    """Fix what bits depend on for the time of a run: threads, CUDA's kernels, and torch's defaults.
+
+    Args:
+        torch_threads: of torch and of NumPy's products; 1 if they have not been measured.
+        device: of the policy.
+    """
+    threads = 1 if torch_threads == "auto" else torch_threads
+    with standard_torch(), blas_threads(threads):
+        torch.set_num_threads(threads)
         if device.type == "cuda":
             use_deterministic_algorithms(True)
         yield

@@ -159,6 +159,7 @@ class Recorder:
             "wall_seconds": round(seconds, 3),
             "num_workers": trainer.pool.num_workers,
             "num_envs": trainer.pool.num_envs,
+            "torch_threads": torch.get_num_threads(),
             "lost_episodes": last.lost_episodes if last else 0,
             "weights_sha256": weights_sha256(self._policy),
             **(self._evaluation.summary() if self._evaluation else NO_EVALUATION),

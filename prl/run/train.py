@@ -30,6 +30,7 @@ from prl.run.recorder import Recorder
 from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
+from prl.run.threads import settle_threads
 from prl.run.tune_choice import settled
 from prl.training.players import Players
 from prl.training.trainer import Trainer
@@ -74,9 +75,10 @@ def train(
     policy = build_policy(factory, config).to(device)
     with _run_folder(config, here) as folder:
         config, measured = settled(config, factory)
+        config, of_threads = settle_threads(config, factory, device)
         # The folder's name is left out: the saved config repeats the run in another folder.
         folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
-        for line in (*messages, *measured, *_messages(config, factory)):
+        for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
         with (
             reproducible(config.torch_threads, device),
