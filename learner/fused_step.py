@@ -43,8 +43,9 @@ def fits(policy: ActorCritic) -> bool:
 
 
 def fastest_step(policy: ActorCritic, config: PPOConfig) -> GradientStep:
-    """The step by hand where it fits, else the one by autograd."""
-    return FusedStep(policy, config) if fits(policy) else AutogradStep(policy, config)
+    """The step by hand where it fits, else the one by autograd, which alone compiles and knows bfloat16."""
+    by_hand = fits(policy) and not (config.compile or config.bf16)
+    return FusedStep(policy, config) if by_hand else AutogradStep(policy, config)
 
 
 class FusedStep:

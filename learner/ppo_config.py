@@ -30,6 +30,10 @@ class PPOConfig:
             weighs half of what 0.5 weighs in Stable-Baselines3, whose loss is the MSE itself.
         max_grad_norm: bound on the gradient's norm over actor and critic together.
         target_kl: end the update once approx_kl exceeds 1.5 times this; None never does.
+        compile: have PyTorch compile the loss, which takes up to a minute once; for images and large networks
+            on a GPU. Gradients are then not computed by hand, which is faster for small networks on the CPU.
+        bf16: compute the networks of a minibatch in bfloat16, with weights and Adam in float32; for large
+            networks on a GPU. Gradients are then not computed by hand.
 
     Raises:
         ConfigError: a value is out of range.
@@ -51,6 +55,8 @@ class PPOConfig:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     target_kl: float | None = None
+    compile: bool = False
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         check(self, _RULES)

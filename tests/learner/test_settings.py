@@ -33,7 +33,7 @@ RULES = {
     "max_grad_norm": (POSITIVE, [0.0, -0.5, math.inf], [1e-9, 1e9]),
     "target_kl": (POSITIVE, [0.0, -0.01, math.inf], [None, 1e-9, 1.0]),
 }
-FLAGS = {"anneal_lr", "anneal_clip_range", "normalize_advantage", "normalize_reward"}
+FLAGS = {"anneal_lr", "anneal_clip_range", "normalize_advantage", "normalize_reward", "compile", "bf16"}
 
 
 def test_every_number_has_a_rule():
