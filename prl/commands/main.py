@@ -23,7 +23,7 @@ from workers.errors import EnvError, WorkerError
 COMMANDS = {
     "train": "train PPO on an environment",
     "play": "play episodes with a trained policy",
-    "benchmark": "measure how fast an environment steps",
+    "benchmark": "measure speed, beside other libraries",
     "tune-speed": "measure which number of workers and envs trains fastest",
     "plot": "draw learning curves of runs",
 }
