@@ -12,7 +12,7 @@ from prl.config.preset import find_preset
 from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory, check_trainable
 from prl.run.tune import SECONDS, Costs, Rates, Setup
-from prl.run.tune_choice import tune
+from prl.run.tune_choice import busy_cores, tune
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def _tune(config: TuneConfig) -> None:
     factory = build_factory(config)
     if config.rollout == "episodes":
         check_trainable(factory)  # as prl train does
+    busy = busy_cores()
     tuning = tune(config, factory, config.seconds, _print_costs, _print_rates)
     if tuning.left_out:
         print(f"({tuning.left_out} more were left out: starting takes too long)")
@@ -72,6 +73,8 @@ def _tune(config: TuneConfig) -> None:
     print(f"prl train ... {_flags(tuning.choice.rates.setup)}")
     for reason in tuning.choice.reasons:
         print(f"  {reason}.")
+    for line in busy:
+        print(f"tune-speed: {line}", file=sys.stderr)
 
 
 COMMAND = Command(TuneConfig, _tune)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from workers.envs import EnvFactory
 
 NEAR = 0.9
 """A setup with this share of the fastest one's rate is as good, if it needs fewer envs or workers."""
+
+_MUCH_LOAD = 0.5  # processes per core that want to run
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,18 @@ class Tuning:
     choice: Choice
 
 
+def busy_cores() -> list[str]:
+    """A line if other programs have used this machine's cores in the last minute; otherwise none."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    if load < _MUCH_LOAD * cores:
+        return []
+    return [
+        f"the machine was busy with {load:.1f} other processes on {cores} cores just before, so the figures "
+        "may be wrong; measure again when it is idle"
+    ]
+
+
 def tune(
     config: TrainConfig,
     factory: EnvFactory,
@@ -156,7 +171,7 @@ def tune(
 
 
 def settled(config: TrainConfig, factory: EnvFactory) -> tuple[TrainConfig, list[str]]:
-    """A config in which nothing is left to be measured, and a line about what was chosen.
+    """A config in which nothing is left to be measured, and lines about what was chosen.
 
     Without "auto" in `num_workers` or `num_envs`, that is the config itself, and no line. Otherwise `acting`
     is settled too, if it is "auto", since rates belong to one way of acting.
@@ -166,10 +181,11 @@ def settled(config: TrainConfig, factory: EnvFactory) -> tuple[TrainConfig, list
     """
     if "auto" not in (config.num_workers, config.num_envs):
         return config, []
+    lines = busy_cores()
     rates = tune(config, factory, SECONDS).choice.rates
     setup = rates.setup
     line = (
         f"measured: num_workers={setup.num_workers} num_envs={setup.num_envs} acting={setup.acting} "
         f"({rates.collected:,.0f} steps/s collected, {rates.trained:,.0f} trained)"
     )
-    return setup.of(config), [line]
+    return setup.of(config), [line, *lines]

@@ -153,6 +153,15 @@ def test_the_median_piece_counts(monkeypatch):
     assert pieces.median == 1.0
 
 
+def test_a_busy_machine_is_told_of(monkeypatch):
+    monkeypatch.setattr(tune_choice.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(tune_choice.os, "getloadavg", lambda: (1.9, 9.0, 9.0))
+    assert tune_choice.busy_cores() == []
+    monkeypatch.setattr(tune_choice.os, "getloadavg", lambda: (2.1, 0.0, 0.0))
+    (line,) = tune_choice.busy_cores()
+    assert line.startswith("the machine was busy with 2.1 other processes on 4 cores")
+
+
 # ---- at the command line
 
 
