@@ -125,8 +125,8 @@ def acting_plan(policy: ActorCritic) -> ActingPlan | None:
 
 
 def acting_weights(policy: ActorCritic) -> list[Array]:
-    """The weights that a policy acts with, as `ActingPlan` orders them: views that see later changes."""
-    return [tensor.detach().numpy() for tensor in _tensors(policy)]
+    """The weights that a policy acts with, as `ActingPlan` orders them: on the CPU, views of its tensors."""
+    return [tensor.detach().cpu().numpy() for tensor in _tensors(policy)]
 
 
 def _tensors(policy: ActorCritic) -> list[Tensor]:

@@ -144,9 +144,10 @@ class PPOLearner:
         exploration = self.exploration.begin(rollout)
         total = torch.as_tensor(advantages + exploration.advantages, dtype=torch.float32, device=device)
         inputs, masks, actions, log_probs, old_values = known
-        return Batch(
+        batch = Batch(
             inputs, masks, actions, log_probs, old_values, total, returns, acting_policy, exploration
         )
+        return batch.map(lambda column: column.to(self.policy.device))  # who acts may be on the CPU
 
     def optimize(
         self, batch: Batch[Tensor], rng: np.random.Generator, progress: float = 0.0
@@ -184,7 +185,7 @@ class PPOLearner:
         acting = batch.acting_policy
         if acting is self.policy:
             return found.ratio_error
-        first = batch.rows(rows)
+        first: Batch[Tensor] = batch.rows(rows).map(lambda column: column.to(acting.device))
         with torch.no_grad():
             log_probs = acting.head.log_prob(acting.outputs(first.inputs, first.masks), first.actions)
         return ((log_probs - first.log_probs).exp() - 1.0).abs().max()

@@ -31,9 +31,9 @@ class PPOConfig:
         max_grad_norm: bound on the gradient's norm over actor and critic together.
         target_kl: end the update once approx_kl exceeds 1.5 times this; None never does.
         compile: have PyTorch compile the loss, which takes up to a minute once; for images and large networks
-            on a GPU. Gradients are then not computed by hand, which is faster for small networks on the CPU.
+            on a GPU. Small networks on the CPU lose their gradients by hand, which are faster.
         bf16: compute the networks of a minibatch in bfloat16, with weights and Adam in float32; for large
-            networks on a GPU. Gradients are then not computed by hand.
+            networks on a GPU. Small networks on the CPU lose their gradients by hand, which are faster.
 
     Raises:
         ConfigError: a value is out of range.

@@ -19,6 +19,7 @@ from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
 from prl.run.torch_state import standard_torch, use_deterministic_algorithms
+from prl.training.lagging import acting_copy
 from prl.training.player_guest import PlayerKit
 from prl.training.players import LearnerPlayers, Players
 from prl.training.rounds import split_groups
@@ -102,13 +103,15 @@ def players_of(config: TrainConfig, policy: ActorCritic) -> PlayerKit | None:
     """
     if config.acting == "learner":
         return None
+    if config.overlap:
+        policy = acting_copy(policy)
     if config.acting == "auto":
         return kit_for(policy, config.groups, config.envs, config.workers)
     kit = player_kit(policy)
     if kit is None:
         raise ConfigError(
-            "acting=worker needs a policy that NumPy can compute: on the CPU, without images and custom "
-            "encoders; acting=learner takes all"
+            "acting=worker needs a policy that NumPy can compute: on the CPU (or with overlap), without "
+            "images and custom encoders; acting=learner takes all"
         )
     if config.num_workers == 0:
         raise ConfigError("acting=worker needs worker processes, got num_workers 0")

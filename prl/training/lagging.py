@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from learner.actor import acting_plan
 from learner.policy import ActorCritic
 from prl.training.players import Players, Weights
 
@@ -21,7 +22,7 @@ class LaggingPolicy:
 
     def __init__(self, policy: ActorCritic) -> None:
         self._policy = policy
-        self._acting, self._spare = copy.deepcopy(policy), copy.deepcopy(policy)
+        self._acting, self._spare = acting_copy(policy), acting_copy(policy)
         self._published: Weights | None = None
 
     def acting(self, players: Players) -> Weights:
@@ -45,3 +46,13 @@ class LaggingPolicy:
         """The inverse of `state_dict`."""
         self._acting.load_state_dict(state)
         self._published = None
+
+
+def acting_copy(policy: ActorCritic) -> ActorCritic:
+    """A copy that acts: on the CPU if NumPy can compute it, so that workers can, else where the policy is.
+
+    Beside a GPU that computes an update, small networks act on the CPU in less time than the GPU takes to
+    begin.
+    """
+    copied = copy.deepcopy(policy).to("cpu")
+    return copied if acting_plan(copied) is not None else copied.to(policy.device)
