@@ -118,7 +118,7 @@ class EnvBlock:
             EnvFailure: an env raised, or returned something that is not valid.
         """
         slab = self._slab
-        if len(rows) == len(slab):
+        if len(rows) == len(self._envs):
             # A slice, and whole lists, where they say the same, are several times faster than indices.
             self._full_steps += 1
             index: slice | Array = slice(None)

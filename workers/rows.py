@@ -219,7 +219,11 @@ class RowCodec:
     def __init__(self, space: gym.Space[Any]) -> None:
         self._space = space
         self._leaves = [Leaf.of(path, leaf) for path, leaf in leaves(space)]
-        self._checks = [(index, leaf) for index, leaf in enumerate(self._leaves) if leaf.is_valid is not None]
+        self._checks = [
+            (index, leaf, leaf.is_valid)
+            for index, leaf in enumerate(self._leaves)
+            if leaf.is_valid is not None
+        ]
         self.plain = None if is_composite(space) else self._leaves[0]
         # Fields "0", "1", ... of a record without gaps.
         self._record = np.dtype([(str(i), leaf.dtype, leaf.shape) for i, leaf in enumerate(self._leaves)])
@@ -260,8 +264,8 @@ class RowCodec:
 
     def is_valid(self, columns: Sequence[Array], index: slice | Array) -> bool:
         """Whether the rows at `index` hold numbers that are finite and within the discrete spaces."""
-        for number, leaf in self._checks:
-            if leaf.is_valid is not None and not leaf.is_valid(columns[number][index]):
+        for number, _, is_valid in self._checks:  # noqa: SIM110 - a generator takes longer than the checks
+            if not is_valid(columns[number][index]):
                 return False
         return True
 
@@ -271,8 +275,8 @@ class RowCodec:
         Raises:
             RowError: its numbers are not finite, or not in a discrete space.
         """
-        for number, leaf in self._checks:
-            if leaf.is_valid is not None and not leaf.is_valid(columns[number][row : row + 1]):
+        for number, leaf, is_valid in self._checks:
+            if not is_valid(columns[number][row : row + 1]):
                 raise leaf.error_for(columns[number][row])
 
     def read(self, rows: Array) -> Elements:
