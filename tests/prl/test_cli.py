@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ("--num-envs", "4", "--num-workers", "0", "--total-timesteps", "300", "--batch-size", "128")
 SUMMARY = {
     *("status", "env_id", "seed", "timesteps", "iterations", "episodes", "mean_return", "steps_per_second"),
-    *("wall_seconds", "num_workers", "num_envs", "lost_episodes", "weights_sha256"),
+    *("wall_seconds", "num_workers", "num_envs", "torch_threads", "lost_episodes", "weights_sha256"),
     *("eval_mean_return", "best_mean_return", "best_timesteps"),
 }
 
