@@ -27,6 +27,7 @@ NEEDED_SPEEDUP = 1.1
 
 _SECONDS = 2.0
 _TURNS = 9
+_TURN = 0.02  # seconds at least: single steps of small networks are too short to be compared
 
 
 def settle_threads(
@@ -92,9 +93,11 @@ def measure_threads(config: TrainConfig, factory: EnvFactory, numbers: Sequence[
 
 def _timed(step: Callable[[], None]) -> float:
     step()  # caches hold what the last turn has left in them
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+    began, count, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _TURN:
+        step()
+        count, seconds = count + 1, time.perf_counter() - began
+    return seconds / count
 
 
 def _one_step(config: TrainConfig, policy: ActorCritic) -> Callable[[], None]:
