@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from prl.training.group_round import PlayingTime
-from prl.training.players import Players
+from prl.training.players import LearnerPlayers, Players
 
 
 class _Collected(Protocol):
@@ -34,13 +34,13 @@ def phase_shares(
     """
     playing, processes = collected.playing, players.num_processes
     env, act, store = (part / processes for part in (playing.pool, playing.act, playing.store))
-    learner_acts = processes == 1 and players.pool.num_workers > 0
+    waits_for_envs = isinstance(players, LearnerPlayers) and players.pool.num_workers > 0
     shown = min(1.0, collected.seconds / max(env + act + store, 1e-9))
     phases = {
-        "env": 0.0 if learner_acts else env * shown,
+        "env": 0.0 if waits_for_envs else env * shown,
         "act": act * shown,
         "store": store * shown,
-        "wait": env * shown if learner_acts else 0.0,
+        "wait": env * shown if waits_for_envs else 0.0,
         "update": update_seconds,
     }
     phases["wait"] += max(0.0, collected.seconds - (env + act + store) * shown)
