@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mutation import Mutation
 from mutations_learner import LEARNER
+from mutations_players import PLAYERS
 from mutations_runs import RUNS
 
 __all__ = ["MUTATIONS", "Mutation"]
 
-MUTATIONS = (*LEARNER, *RUNS)
+MUTATIONS = (*LEARNER, *PLAYERS, *RUNS)

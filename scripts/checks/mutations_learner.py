@@ -144,9 +144,9 @@ LEARNER = (
     ),
     Mutation(
         "env actions leave their bounds",
-        "learner/heads.py",
-        "return np.clip(squashed.astype(self._space.dtype), self._space.low, self._space.high)",
-        "return squashed.astype(self._space.dtype)",
+        "learner/actions.py",
+        "env_actions: Array = np.minimum(np.maximum(rounded, self._space.low), self._space.high)",
+        "env_actions: Array = rounded",
         _HEADS,
     ),
     Mutation(
@@ -313,8 +313,8 @@ LEARNER = (
     Mutation(
         "by hand: the entropy's gradient without the entropy",
         "learner/head_gradients.py",
-        "(surprise + self._entropies[:, components, None])",
-        "surprise",
+        ".reshape(shape) + self._entropies[components, None]",
+        ".reshape(shape)",
         ("learner/test_fused_step.py",),
     ),
     Mutation(

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from mutation import Mutation
 
-_PPO = ("learner/test_ppo.py",)
-_HEADS = ("learner/test_heads.py", "learner/test_leaf_heads.py")
-
 RUNS = (
     Mutation(
         "noise of whoever plays, not of the env",
-        "prl/training/collect.py",
-        "noise[np.searchsorted(group.env_ids, env_ids)]",
+        "prl/training/group_round.py",
+        "noise[np.searchsorted(task.env_ids, env_ids)]",
         "noise[: len(env_ids)]",
         ("prl/test_trainer.py", "prl/test_rounds.py"),
     ),
     Mutation(
         "all envs play the same episodes",
-        "prl/training/rounds.py",
-        "episode_seed(self.seed, env, int(self.started[env]))",
-        "episode_seed(self.seed, 0, int(self.started[env]))",
+        "prl/training/group_round.py",
+        "episode_seed(task.seed, int(task.env_ids[row]), int(started[row]))",
+        "episode_seed(task.seed, 0, int(started[row]))",
         ("prl/test_rounds.py", "prl/test_trainer.py"),
     ),
     Mutation(
         "after an end the policy acts on the final observation",
-        "prl/training/rounds.py",
+        "prl/training/group_round.py",
         "obs = batch.obs if batch.next_obs is None else batch.next_obs",
         "obs = batch.obs",
         ("prl/test_rounds.py",),
