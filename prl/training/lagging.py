@@ -25,6 +25,11 @@ class LaggingPolicy:
         self._acting, self._spare = acting_copy(policy), acting_copy(policy)
         self._published: Weights | None = None
 
+    def catch_up(self) -> None:
+        """The coming batch is played with the policy as it is now: before the first update, after a warm-up."""
+        self._acting.load_state_dict(self._policy.state_dict())
+        self._published = None
+
     def acting(self, players: Players) -> Weights:
         """What plays the coming batch."""
         if self._published is None:  # the run begins, or goes on from a state

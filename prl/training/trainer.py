@@ -219,6 +219,8 @@ class Trainer:
         ]
         played = Round.of(sorted(self._players.play(weights, tasks), key=lambda part: part.group))
         policy.update_statistics(concatenate(played.parts).obs)
+        if self._lagging is not None:
+            self._lagging.catch_up()
         self._progress.timesteps += played.steps
 
     def _report(self, rounds: list[Round], times: dict[str, float], losses: dict[str, float]) -> Report:

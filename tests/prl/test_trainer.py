@@ -424,3 +424,17 @@ def test_evaluation_changes_no_bit_of_the_policy(factory):
             evaluate(trainer.learner.policy, pool, [1, 2, 3, 4, 5, 6, 7], deterministic=deterministic)
         assert same_bits(before, weights_of(trainer.learner.policy))
         assert same_bits(rewards, trainer.state_dict()["learner"]["rewards"])
+
+
+def test_overlap_begins_with_the_statistics_of_the_warm_up(factory):
+    with InlinePool(factory, 5) as pool:
+        policy = ActorCritic(factory.observation_space, factory.action_space, normalize_obs=True)
+        trainer = Trainer(
+            pool, PPOLearner(policy, PPOConfig()), batch_size=60, total_timesteps=1000, seed=0, overlap=True
+        )
+        played, learn = [], trainer.learn
+        trainer.learn = lambda collected: (
+            played.append(copy.deepcopy(collected.acting_policy)) or learn(collected)
+        )
+        next(trainer.iterations())
+    assert float(played[0].encoder.normalizer.count) >= 100
