@@ -26,7 +26,7 @@ class LaggingPolicy:
         self._published: Weights | None = None
 
     def catch_up(self) -> None:
-        """The coming batch is played with the policy as it is now: before the first update, after a warm-up."""
+        """The coming batch is played with the policy as it is now: after a warm-up, before any update."""
         self._acting.load_state_dict(self._policy.state_dict())
         self._published = None
 
