@@ -144,4 +144,32 @@ PLAYERS = (
         "pass\n",
         (f"{_LAGGING}::test_a_run_continued_from_its_state_gives_the_same_bits",),
     ),
+    Mutation(
+        "statistics of observations do not go to workers",
+        "prl/training/worker_players.py",
+        "view[...] = array",
+        "view[...] = array if array.itemsize == 4 else view",
+        (f"{_PLAYERS}::test_statistics_of_observations_go_out_with_the_weights",),
+    ),
+    Mutation(
+        "the learner acts with as many threads as NumPy likes",
+        "prl/training/players.py",
+        "with blas_threads(1):",
+        "with blas_threads(2):",
+        (f"{_PLAYERS}::test_the_learner_acts_with_one_thread_as_workers_do",),
+    ),
+    Mutation(
+        "the following batch begins before this one is full",
+        "prl/training/collector.py",
+        "following is not None and steps >= self.batch_size",
+        "following is not None",
+        ("prl/test_collector.py",),
+    ),
+    Mutation(
+        "who has begun the next round begins it again",
+        "prl/training/collector.py",
+        "others = [group for group in range(len(self.groups)) if group not in self.begun]",
+        "others = list(range(len(self.groups)))",
+        ("prl/test_collector.py",),
+    ),
 )

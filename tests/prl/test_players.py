@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import Fifo, Lives, children, factory_of, faulty, script_environment
 from player_helpers import Liar, Slow, Stuck
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from learner.errors import NoLegalAction, NonFiniteError
 from learner.policy import ActorCritic
@@ -43,12 +44,14 @@ class World:
     Args:
         factory: of the envs; `ProbeEnv`s by default.
         guest: takes the place of the players.
+        normalizes: whether observations are normalised.
         options: of the pool.
     """
 
-    def __init__(self, factory=None, *, guest=None, **options):
+    def __init__(self, factory=None, *, guest=None, normalizes=False, **options):
         factory = env_factory(ProbeEnv) if factory is None else factory
-        self.policy = ActorCritic(factory.observation_space, factory.action_space, (8,), 2)
+        spaces = factory.observation_space, factory.action_space
+        self.policy = ActorCritic(*spaces, (8,), 2, normalize_obs=normalizes)
         with torch.no_grad():  # actions should depend on what is seen
             self.policy.actor[-1].weight.mul_(100.0)
         kit = player_kit(self.policy)
@@ -136,6 +139,31 @@ def test_two_versions_of_the_weights_are_played_at_the_same_time(transport):
         old = players.play(sure[0], tasks_of(rounds, 0, [1]))
         actions = [sorted((p.group, *np.unique(p.rollout.actions)) for p in parts) for parts in (new, old)]
     assert actions == [[(0, 3), (1, 3)], [(0, 1), (1, 1)]]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_statistics_of_observations_go_out_with_the_weights(transport):
+    with World(transport=transport, normalizes=True) as world, InlinePool(env_factory(ProbeEnv), 4) as inline:
+        own = LearnerPlayers(inline)
+        for scale in (100.0, 3.0):
+            world.policy.update_statistics(
+                np.full((50, 8), scale, np.float32) * np.arange(8, dtype=np.float32)
+            )
+            tasks = tasks_of(kind_of(None, world.policy), 0)
+            parts = [list(p.play(p.publish(world.policy), tasks)) for p in (world.players, own)]
+            same_parts(*parts)
+
+
+def test_the_learner_acts_with_one_thread_as_workers_do():
+    """Sums of another number of threads have other last bits."""
+    policy = ActorCritic(gym.spaces.Box(0, 255, (8,), np.float32), gym.spaces.Discrete(5), (8,))
+    with InlinePool(env_factory(ProbeEnv), 4) as pool, threadpool_limits(2, user_api="blas"):
+        players = LearnerPlayers(pool)
+        parts = players.play(players.publish(policy), tasks_of(kind_of(None, policy), 0))
+        next(parts)
+        counts = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+        parts.close()
+    assert counts == {1}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
