@@ -130,7 +130,6 @@ def test_nobody_begins_the_following_batch_while_a_round_is_missing():
 def test_who_has_begun_is_not_given_the_same_round_again():
     collector = collector_of(30)
     list(collector.collect(OLD, NEW))
-    assert [task for task in collector.players.given if task[0] == 2] == [(2, 1, 1)] or collector.begun
     collector.begin(NEW)
     assert sorted(task for task in collector.players.given if task[0] == 2) == [(2, 1, g) for g in range(3)]
     list(collector.collect(NEW))
