@@ -147,13 +147,13 @@ class _Server:
         start, stop = envs
         layout = hosted.layout
         self.first_env = start
-        self._slab = self.slab = layout.attach(start, stop)
-        self._command_arrays = layout.command_arrays(self._slab)
+        self.slab = layout.attach(start, stop)
+        self._command_arrays = layout.command_arrays(self.slab)
         self._action_bytes = sum(array[0].nbytes for array in self._command_arrays)
-        self._answer_arrays = layout.answer_arrays(self._slab)
-        self._restart_arrays = layout.restart_arrays(self._slab)
+        self._answer_arrays = layout.answer_arrays(self.slab)
+        self._restart_arrays = layout.restart_arrays(self.slab)
         factory: EnvFactory = cloudpickle.loads(hosted.factory)
-        self.block = EnvBlock(factory, start, self._slab, on_built=on_built)
+        self.block = EnvBlock(factory, start, self.slab, on_built=on_built)
         self.guest: Guest | None = None
         if hosted.guest is not None:
             make = cloudpickle.loads(hosted.guest)
@@ -171,7 +171,7 @@ class _Server:
         self.block.step(listed, seeds if kind is Kind.STEP_AUTORESET else None)
         answer = pack_rows(self._answer_arrays, rows)
         if self._restart_arrays and kind is Kind.STEP_AUTORESET:
-            ended = rows[self._slab.flags[rows] != 0]
+            ended = rows[self.slab.flags[rows] != 0]
             answer += pack_rows(self._restart_arrays, ended)
         return answer
 

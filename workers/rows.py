@@ -397,8 +397,7 @@ def _elements(space: gym.Space[Any], columns: Iterator[Array], count: int) -> El
 
 def _values(space: gym.Space[Any], column: Array) -> Elements:
     if isinstance(space, Discrete):
-        numbers: list[Any] = column.tolist()
-        return numbers
+        return list(column.tolist())
     copied = column.copy()
     # Iterating over numbers would make NumPy scalars of them.
     return copied if copied.ndim > 1 else [copied[row, ...] for row in range(len(copied))]

@@ -85,15 +85,17 @@ class RolloutCodec:
             *numbers, part.longest, part.lost, part.obs is not None, seconds.pool, seconds.act, seconds.store
         )
         pieces = [header]
-        for source, columns in self._sources(rollout, episodes, part):
+        sources = (
+            (rollout, self._steps),
+            (rollout, self._ends),
+            (episodes, self._episodes),
+            (part, self._envs),
+        )
+        for source, columns in sources:
             pieces += [np.ascontiguousarray(getattr(source, n), dtype).tobytes() for n, _, dtype in columns]
         if part.obs is not None:
             pieces.append(np.ascontiguousarray(part.obs, self._shown[1]).tobytes())
         return b"".join(pieces)
-
-    def _sources(self, *objects: Any) -> list[tuple[Any, Any]]:
-        rollout, episodes, part = objects
-        return [(rollout, self._steps), (rollout, self._ends), (episodes, self._episodes), (part, self._envs)]
 
     def decode(self, payload: bytes) -> tuple[GroupRollout, PlayingTime]:
         """What came of a task, and what playing it took.

@@ -56,9 +56,8 @@ class WorkerPlayers:
         self._codec = kit.codec()
         self._version = 0
         self._weights: dict[int, bytes] = {}  # by slot, where no memory is shared
-        self._knows = [
-            [0] * SLOTS for _ in range(pool.num_workers)
-        ]  # the version that a worker has in a slot
+        # Without shared memory: the version that each worker has in each slot.
+        self._knows = [[0] * SLOTS for _ in range(pool.num_workers)]
         self._tasks: list[list[tuple[int, GroupTask]]] = [[] for _ in range(pool.num_workers)]
         self._done: dict[int, list[GroupRollout]] = {}
         self._num_open: dict[int, int] = {}

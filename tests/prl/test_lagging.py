@@ -178,3 +178,4 @@ def test_a_pool_can_be_closed_while_the_next_batch_is_played():
     pool, players = in_workers(factory, policy)
     with pool:
         next(trainer_of(pool, players, policy, num_steps=20, batch_size=80).iterations())
+        assert any(players._tasks)
