@@ -15,10 +15,10 @@ class Command(Generic[Config]):
 
     Attributes:
         config_class: a flat dataclass; its fields are the flags, its docstring their help.
-        run: carries the command out.
+        run: carries the command out, and returns its exit code; None is 0.
         positional: the field that is given without a flag.
     """
 
     config_class: type[Config]
-    run: Callable[[Config], None]
+    run: Callable[[Config], int | None]
     positional: str | None = None

@@ -70,7 +70,7 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
     command: Command[Any] = importlib.import_module(f"prl.commands.{name.replace('-', '_')}").COMMAND
     try:
         with _warnings_in_one_line(name):
-            command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))
+            code = command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))
     except (ConfigError, EnvError, WeightsError) as error:
         log(name, error, getattr(error, "traceback", ""))
         return _BAD_INPUT
@@ -83,7 +83,7 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         sys.stderr.close()
         return _FAILED
-    return 0
+    return code or 0
 
 
 def log(name: str, message: object, traceback: str = "") -> None:
