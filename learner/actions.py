@@ -67,6 +67,10 @@ class CategoricalActions:
 
     Args:
         space: `Discrete(n, start)`.
+
+    Attributes:
+        start: the first env action.
+        env_dtype: of env actions.
     """
 
     maskable = True
@@ -75,8 +79,8 @@ class CategoricalActions:
     def __init__(self, space: gym.spaces.Discrete) -> None:
         self.num_outputs = int(space.n)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(space.n)
-        self._start = int(space.start)
-        self._env_dtype = space.dtype or np.dtype(np.int64)
+        self.start = int(space.start)
+        self.env_dtype: np.dtype[Any] = np.dtype(space.dtype or np.int64)
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """See `Actions`."""
@@ -94,11 +98,11 @@ class CategoricalActions:
 
     def to_env(self, actions: Array) -> Array:
         """See `Actions`."""
-        return (actions + self._start).astype(self._env_dtype)
+        return (actions + self.start).astype(self.env_dtype)
 
     def from_env(self, env_actions: Array) -> Array:
         """See `Actions`."""
-        return np.asarray(env_actions, np.int64) - self._start
+        return np.asarray(env_actions, np.int64) - self.start
 
     def has_choice(self, mask: Flags) -> Flags:
         """See `Actions`."""
@@ -128,6 +132,8 @@ class MultiCategoricalActions:
     Attributes:
         nvec: i64[*A], choices of each component.
         segments: of them.
+        start: i64[*A], the first env action of each.
+        env_dtype: of env actions.
     """
 
     maskable = True
@@ -143,9 +149,9 @@ class MultiCategoricalActions:
         self.action_space: gym.Space[Any] = gym.spaces.MultiDiscrete(nvec, dtype=np.int64)
         self.nvec = nvec
         self.segments = segments_of(nvec)
-        self._start = start
+        self.start = start
+        self.env_dtype: np.dtype[Any] = np.dtype(space.dtype)
         self._shape = nvec.shape
-        self._env_dtype = space.dtype
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
         """See `Actions`."""
@@ -165,12 +171,12 @@ class MultiCategoricalActions:
 
     def to_env(self, actions: Array) -> Array:
         """See `Actions`."""
-        return (actions + self._start).astype(self._env_dtype)
+        return (actions + self.start).astype(self.env_dtype)
 
     def from_env(self, env_actions: Array) -> Array:
         """See `Actions`."""
         # Converted first: a small or unsigned dtype would wrap.
-        return np.asarray(env_actions, np.int64) - self._start
+        return np.asarray(env_actions, np.int64) - self.start
 
     def has_choice(self, mask: Flags) -> Flags:
         """See `Actions`."""
@@ -206,7 +212,9 @@ class GaussianActions:
 
     Attributes:
         bounded: bool[*A], the dimensions that are squashed.
+        centre: f64[*A], of their bounds.
         half_width: f64[*A], of their bounds.
+        space: the Box.
     """
 
     maskable = False
@@ -215,12 +223,12 @@ class GaussianActions:
     def __init__(self, space: gym.spaces.Box) -> None:
         self.action_space: gym.Space[Any] = gym.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
         self.num_outputs = int(np.prod(space.shape, dtype=np.int64))
-        self._space = space
+        self.space = space
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         self.bounded = np.isfinite(low) & np.isfinite(high) & (low < high)
         self._all_bounded = bool(self.bounded.all())
         low, high = np.where(self.bounded, low, -1.0), np.where(self.bounded, high, 1.0)  # no inf - inf
-        self._centre = low / 2.0 + high / 2.0
+        self.centre = low / 2.0 + high / 2.0
         self.half_width = high / 2.0 - low / 2.0
 
     def draw_noise(self, rng: np.random.Generator, rows: int) -> Array:
@@ -229,28 +237,28 @@ class GaussianActions:
 
     def sample(self, outputs: Array, noise: Array, weights: Sequence[Array] = ()) -> Array:
         """See `Actions`."""
-        actions: Array = (outputs + np.exp(weights[0]) * noise).reshape(len(outputs), *self._space.shape)
+        actions: Array = (outputs + np.exp(weights[0]) * noise).reshape(len(outputs), *self.space.shape)
         return actions
 
     def mode(self, outputs: Array) -> Array:
         """See `Actions`."""
-        return outputs.reshape(len(outputs), *self._space.shape)
+        return outputs.reshape(len(outputs), *self.space.shape)
 
     def to_env(self, actions: Array) -> Array:
         """See `Actions`."""
         wide = actions.astype(np.float64)
-        squashed = self._centre + self.half_width * np.tanh(wide)
+        squashed = self.centre + self.half_width * np.tanh(wide)
         if not self._all_bounded:
             squashed = np.where(self.bounded, squashed, wide)
         # Into the bounds after rounding to the space's dtype: an env may compare with them exactly.
         # `maximum` and `minimum` take a third of the time of `clip`, and every step waits for this.
-        rounded = squashed.astype(self._space.dtype)
-        env_actions: Array = np.minimum(np.maximum(rounded, self._space.low), self._space.high)
+        rounded = squashed.astype(self.space.dtype)
+        env_actions: Array = np.minimum(np.maximum(rounded, self.space.low), self.space.high)
         return env_actions
 
     def from_env(self, env_actions: Array) -> Array:
         """See `Actions`."""
-        wide = (np.asarray(env_actions, np.float64) - self._centre) / self.half_width
+        wide = (np.asarray(env_actions, np.float64) - self.centre) / self.half_width
         below_one = np.nextafter(1.0, 0.0)  # its atanh is 18.7
         unsquashed = np.arctanh(np.clip(wide, -below_one, below_one))
         return np.where(self.bounded, unsquashed, wide).astype(np.float32)

@@ -41,6 +41,10 @@ class CompositeHead(ActingHead):
     def _each(self) -> Iterator[tuple[LeafHead, Part]]:
         return zip(cast("list[LeafHead]", self.leaves), self._parts, strict=True)
 
+    def env_modes(self, outputs: Tensor) -> list[Tensor]:
+        """See `ActionHead`."""
+        return [mode for head, part in self._each() for mode in head.env_modes(outputs[:, part.outputs])]
+
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """See `ActionHead`."""
         total = outputs.new_zeros(len(outputs))

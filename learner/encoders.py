@@ -7,7 +7,7 @@ An encoder has two stages: `preprocess` has no weights (one-hot, normalising) an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +21,7 @@ from learner.images import channel_count_and_sides, channels_first, is_image
 from learner.inputs import CompositeInputs, Inputs, OneHotInputs, VectorInputs
 from learner.networks import NatureCNN
 from learner.normalize import ObservationNormalizer
-from learner.space_tensors import read_tensor, unpack
+from learner.space_tensors import assemble, read_tensor, unpack
 from learner.spaces import Leaf, check_choices, is_composite, leaves, observed_leaves, row_field
 
 Normalizer = Callable[[tuple[int, ...]], ObservationNormalizer]
@@ -52,6 +52,14 @@ class Encoder(nn.Module):
         """Features f32[S, F] of preprocessed rows."""
         return inputs
 
+    def encode(self, parts: Sequence[Tensor]) -> Tensor:
+        """Features f32[S, F] of observations that lie leaf by leaf, [S, *shape] in the dtype of each.
+
+        The same as of rows. Exporters trace it, so its operations must not depend on S.
+        """
+        (rows,) = parts
+        return self(self.preprocess(rows))  # type: ignore[no-any-return]
+
     def update_statistics(self, rows: Tensor) -> None:
         """Count rows [S, *O] in the running statistics, if there are any."""
 
@@ -80,7 +88,7 @@ class VectorEncoder(Encoder):
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """See `Encoder`."""
-        flat = rows.reshape(len(rows), self.features)
+        flat = rows.reshape(rows.shape[0], self.features)  # an exporter would make a constant of `len`
         if self.normalizer is not None:
             normalized: Tensor = self.normalizer(flat)
             return normalized
@@ -114,7 +122,7 @@ class OneHotEncoder(Encoder):
 
     def preprocess(self, rows: Tensor) -> Tensor:
         """See `Encoder`."""
-        choices = rows.reshape(len(rows), len(self._sizes)).long()
+        choices = rows.reshape(rows.shape[0], len(self._sizes)).long()
         # Each becomes floats at once: one_hot makes int64, which take twice the memory.
         parts = [
             functional.one_hot(choices[:, column] - start, size).float()
@@ -166,6 +174,7 @@ class CompositeEncoder(Encoder):
         self._leaves = observed_leaves(space)
         if not self._leaves:
             raise ValueError(f"observation space {space} is not supported: it holds nothing to learn from")
+        self._is_seen = [leaf in self._leaves for leaf in leaves(space)]
         check_choices((leaf.space for leaf in self._leaves), _CHOICES)
         parts = [make(leaf.space) for leaf in self._leaves]
         self.parts = nn.ModuleList(parts)
@@ -188,9 +197,16 @@ class CompositeEncoder(Encoder):
         return self._encoded(inputs) if self.is_trainable else inputs
 
     def _encoded(self, rows: Tensor) -> Tensor:
-        return torch.cat(
-            [part(part.preprocess(read_tensor(leaf, rows))) for leaf, part in self._pairs()], dim=1
-        )
+        return self._together(read_tensor(leaf, rows) for leaf in self._leaves)  # copies, one at a time
+
+    def _together(self, observed: Iterable[Tensor]) -> Tensor:
+        """Features of the observed leaves, side by side."""
+        pairs = zip(self._pairs(), observed, strict=True)
+        return torch.cat([part.encode([rows]) for (_, part), rows in pairs], dim=1)
+
+    def encode(self, parts: Sequence[Tensor]) -> Tensor:
+        """See `Encoder`."""
+        return self._together(part for part, seen in zip(parts, self._is_seen, strict=True) if seen)
 
     def update_statistics(self, rows: Tensor) -> None:
         """See `Encoder`."""
@@ -241,6 +257,11 @@ class CustomEncoder(Encoder):
         # Copies, which the module may change in place: the rows themselves are needed again.
         rows = inputs if is_composite(self._space) else inputs.clone()
         features: Tensor = self.module(unpack(self._space, rows))
+        return features.float()
+
+    def encode(self, parts: Sequence[Tensor]) -> Tensor:
+        """See `Encoder`."""
+        features: Tensor = self.module(assemble(self._space, [part.clone() for part in parts]))
         return features.float()
 
 

@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from learner.actions import Actions, CategoricalActions, GaussianActions, MultiCategoricalActions
 from learner.arrays import Array, Flags
+from learner.space_tensors import torch_dtype
+from learner.spaces import row_field
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -62,6 +64,12 @@ class ActionHead(Protocol):
 
     def has_choice(self, mask: Flags) -> Flags:
         """Whether every component of a row has a legal choice left, bool[G], for a mask bool[G, K]."""
+
+    def env_modes(self, outputs: Tensor) -> list[Tensor]:
+        """The most likely env actions for outputs f32[G, K], leaf by leaf [G, *A] in the leaf's dtype.
+
+        What `to_env` makes of `mode`, as tensors and up to the rounding of tanh. Traced by exporters, so its operations must not depend on G.
+        """
 
 
 class ActingHead(nn.Module):
@@ -112,7 +120,13 @@ class CategoricalHead(ActingHead):
     """
 
     def __init__(self, space: gym.spaces.Discrete) -> None:
-        super().__init__(CategoricalActions(space))
+        actions = CategoricalActions(space)
+        super().__init__(actions)
+        self._start, self._env_dtype = actions.start, actions.env_dtype
+
+    def env_modes(self, outputs: Tensor) -> list[Tensor]:
+        """See `ActionHead`."""
+        return [(outputs.argmax(dim=1) + self._start).to(torch_dtype(self._env_dtype))]
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """See `ActionHead`."""
@@ -140,6 +154,17 @@ class MultiCategoricalHead(ActingHead):
         self.nvec = actions.nvec
         self._segments = actions.segments
         self._num_components = actions.nvec.size
+        self._start, self._env_dtype = actions.start, actions.env_dtype
+
+    def env_modes(self, outputs: Tensor) -> list[Tensor]:
+        """See `ActionHead`."""
+        chosen = [
+            outputs[:, columns].reshape(outputs.shape[0], count, n).argmax(dim=2)
+            for columns, _, count, n in self._segments
+        ]
+        actions = torch.cat(chosen, dim=1).reshape(outputs.shape[0], *self.nvec.shape)
+        start = torch.from_numpy(np.array(self._start)).to(outputs.device)
+        return [(actions + start).to(torch_dtype(self._env_dtype))]
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """See `ActionHead`."""
@@ -184,7 +209,23 @@ class GaussianHead(ActingHead):
         actions = GaussianActions(space)
         super().__init__(actions)
         self.log_std = nn.Parameter(torch.full((self.num_outputs,), float(log_std_init)))
-        self._bounded, self._half_width = actions.bounded, actions.half_width
+        self._bounded, self._centre, self._half_width = actions.bounded, actions.centre, actions.half_width
+        self._space = space
+
+    def env_modes(self, outputs: Tensor) -> list[Tensor]:
+        """See `ActionHead`."""
+        dtype = row_field(self._space)[1]
+        low, high, centre, half_width, bounded = (
+            torch.from_numpy(np.array(array)).to(outputs.device)  # of a scalar space they are no arrays
+            for array in (
+                *(self._space.low.astype(dtype), self._space.high.astype(dtype)),
+                *(self._centre, self._half_width, self._bounded),
+            )
+        )
+        wide = outputs.reshape(outputs.shape[0], *self._space.shape).double()
+        squashed = torch.where(bounded, centre + half_width * torch.tanh(wide), wide)
+        # In this order, as `GaussianActions.to_env`: rounding must not lead out of the bounds.
+        return [torch.minimum(torch.maximum(squashed.to(low.dtype), low), high)]
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """See `ActionHead`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -26,17 +26,22 @@ def unpack(space: gym.Space[Any], rows: Tensor) -> Nested:
     """Rows [S, *O] in the structure of the space: a tensor, or a dict or tuple of the parts, unpacked."""
     if not is_composite(space):
         return rows
-    return _assemble(space, iter(leaves(space)), rows)
+    return assemble(space, [read_tensor(leaf, rows) for leaf in leaves(space)])
 
 
-def _assemble(space: gym.Space[Any], remaining: Iterator[Leaf], rows: Tensor) -> Nested:
+def assemble(space: gym.Space[Any], parts: Sequence[Tensor]) -> Nested:
+    """The leaves [S, *shape] of a space, depth first, in its structure."""
+    return _assemble(space, iter(parts))
+
+
+def _assemble(space: gym.Space[Any], remaining: Iterator[Tensor]) -> Nested:
     if not is_composite(space):
-        return read_tensor(next(remaining), rows)
+        return next(remaining)
     if isinstance(space, gym.spaces.Dict):
-        return {key: _assemble(part, remaining, rows) for key, part in space.spaces.items()}
-    return tuple(_assemble(part, remaining, rows) for _, part in children(space))
+        return {key: _assemble(part, remaining) for key, part in space.spaces.items()}
+    return tuple(_assemble(part, remaining) for _, part in children(space))
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     """The torch dtype of the same width and kind."""
-    return torch.from_numpy(np.zeros(0, dtype)).dtype
+    return torch.from_numpy(np.zeros(0, dtype.newbyteorder("="))).dtype
