@@ -68,7 +68,8 @@ class ActionHead(Protocol):
     def env_modes(self, outputs: Tensor) -> list[Tensor]:
         """The most likely env actions for outputs f32[G, K], leaf by leaf [G, *A] in the leaf's dtype.
 
-        What `to_env` makes of `mode`, as tensors and up to the rounding of tanh. Traced by exporters, so its operations must not depend on G.
+        What `to_env` makes of `mode`, as tensors and up to the rounding of tanh. Exporters trace it, so its
+        operations must not depend on G.
         """
 
 
