@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float32]
 ADAM_EPS = 1e-5
 """Huang et al., "The 37 implementation details of PPO", detail 3."""
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 _BETA1, _BETA2 = 0.9, 0.999  # Kingma and Ba 2015, as in torch.optim.Adam
 
 
@@ -30,6 +31,29 @@ def step_unless(skip: Tensor, optimizer: torch.optim.Adam) -> None:
     """
     optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
     optimizer.step()
+
+
+def load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict` for a state that may have been read from a file.
+
+    Only the moments are taken from it: step sizes and options stay those of the optimiser. They get the
+    memory layout of their parameters, which the fused kernel expects and a file does not keep.
+
+    Raises:
+        ValueError: the state is that of other parameters; nothing has changed.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("the state is of an optimiser with other parameters")
+    moments = {}
+    for number, found in state["state"].items():
+        like = parameters[number]
+        if any(found[name].shape != like.shape or found[name].dtype != like.dtype for name in _MOMENTS):
+            raise ValueError(f"the state's moments of parameter {number} are not {tuple(like.shape)}")
+        moments[number] = {name: torch.empty_like(like).copy_(found[name]) for name in _MOMENTS}
+        moments[number]["step"] = torch.tensor(float(found["step"]))
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 class FlatParameters:
@@ -124,7 +148,14 @@ class FlatAdam:
         return {"steps": self._steps, **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: the sums are of another number of parameters; nothing has changed.
+        """
+        size = self._sum.shape
+        if any(state[name].shape != size for name in ("sum", "square_sum")):
+            raise ValueError(f"the state's sums are not {size}")
         self._steps = state["steps"]
         self._sum[:] = state["sum"].numpy()
         self._square_sum[:] = state["square_sum"].numpy()

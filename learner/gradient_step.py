@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.adam import ADAM_EPS, step_unless
+from learner.adam import ADAM_EPS, load_adam, step_unless
 from learner.losses import approx_kl, clip_fraction, normalize, policy_loss, value_loss
 from learner.minibatches import Batch
 from learner.policy import ActorCritic
@@ -158,7 +158,7 @@ class AutogradStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `GradientStep`."""
-        self._optimizer.load_state_dict(state)
+        load_adam(self._optimizer, state)
 
 
 def _check_options(config: PPOConfig, device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
 from learner.skips import Skips
+from learner.state import copied
 from learner.store import Rollout
 
 
@@ -52,7 +52,7 @@ class PPOLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
-        return copy.deepcopy(
+        return copied(
             {
                 "policy": self.policy.state_dict(),
                 "step": type(self._step).__name__,
@@ -73,7 +73,7 @@ class PPOLearner:
         kind = type(self._step).__name__
         if state["step"] != kind:
             raise ValueError(f"the state is of a learner with the step {state['step']}, not {kind}")
-        state = copy.deepcopy(state)  # Adam would keep, and change, the very tensors that it is given
+        state = copied(state)  # Adam would keep, and change, the very tensors that it is given
         self.exploration.load_state_dict(state["exploration"])  # first, since it may refuse
         self.policy.load_state_dict(state["policy"])
         self._step.load_state_dict(state["optimizer"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.adam import ADAM_EPS, step_unless
+from learner.adam import ADAM_EPS, load_adam, step_unless
 from learner.arrays import Ids
 from learner.gradient_step import Number
 from learner.losses import value_loss
@@ -161,4 +161,4 @@ class AutogradRNDStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `RNDStep`."""
-        self._optimizer.load_state_dict(state)
+        load_adam(self._optimizer, state)
