@@ -15,6 +15,9 @@ from typing import Any
 SB3 = "sb3"
 _PRL: Mapping[str, tuple[str, ...]] = {"prl": ()}
 _PRL_AND_RND: Mapping[str, tuple[str, ...]] = {"prl": (), "prl-rnd": ("--rnd",)}
+OVERLAP = "prl-overlap"
+_PRL_AND_OVERLAP: Mapping[str, tuple[str, ...]] = {"prl": (), OVERLAP: ("--overlap",)}
+OVERLAP_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Study:
 
     def seeds_of(self, variant: str) -> int:
         """The number of a variant's seeds that belong to the study."""
-        return self.baseline_seeds if variant == SB3 else self.seeds
+        return {SB3: self.baseline_seeds, OVERLAP: OVERLAP_SEEDS}.get(variant, self.seeds)
 
 
 @dataclass(frozen=True)
@@ -190,14 +193,14 @@ SB3_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 STUDIES: tuple[Study, ...] = (
-    Study("CartPole-v1", 100_000, 500.0, 10, baseline_seeds=5),
+    Study("CartPole-v1", 100_000, 500.0, 10, baseline_seeds=5, prl=_PRL_AND_OVERLAP),
     Study("Acrobot-v1", 500_000, -78.0, 10),
     Study("Pendulum-v1", 200_000, -160.0, 10, baseline_seeds=5),
-    Study("LunarLander-v3", 1_000_000, 250.0, 10, baseline_seeds=2),
+    Study("LunarLander-v3", 1_000_000, 250.0, 10, baseline_seeds=2, prl=_PRL_AND_OVERLAP),
     Study("LunarLanderContinuous-v3", 1_000_000, 270.0, 5),
     Study("MountainCar-v0", 1_000_000, -115.0, 5, prl=_PRL_AND_RND),
     Study("BipedalWalker-v3", 5_000_000, 290.0, 5),
-    Study("HalfCheetah-v5", 1_000_000, 5800.0, 5, baseline_seeds=2),
+    Study("HalfCheetah-v5", 1_000_000, 5800.0, 5, baseline_seeds=2, prl=_PRL_AND_OVERLAP),
     Study("Hopper-v5", 1_000_000, 2600.0, 5),
     Study("Walker2d-v5", 1_000_000, 3600.0, 5),
     Study("minigrid:MiniGrid-DoorKey-5x5-v0", 300_000, 0.95, 5),

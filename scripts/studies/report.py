@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import overlap
 import speed
 from intervals import bootstrap_interval, interquartile_mean
 from plans import SB3, STUDIES, Study, find
@@ -45,6 +46,12 @@ process on one thread. Stable-Baselines3 steps its envs in the learner's process
 are two processes beside the learner. Ratios are those of the medians: above 1, prl is faster. The settings
 of the two differ, so this is how long the same number of steps takes, not how long the same update takes."""
 
+_OVERLAP_LEGEND = """\
+`--overlap` plays every batch with the weights before the last update (a lag of one), so it learns other
+weights than the synchronous schedule. The same seeds of both, after the same number of steps: interquartile
+means over seeds, with their 95 % intervals. "Mean of the curve" is the mean return of recent training
+episodes, averaged over all steps of a run: how fast it has learnt. The curves are in the pictures below."""
+
 
 def write_report(folder: Path) -> Path:
     """Write the page beside the folder of the results, and the pictures into it.
@@ -59,7 +66,7 @@ def write_report(folder: Path) -> Path:
     found = results_in(folder)
     drawn = [study.slug for study in STUDIES if draw(study, found.get(study.env_id, {}), folder)]
     old = page.read_text(encoding="utf-8") if page.is_file() else _INTRO
-    text = report_text(found, folder.name, drawn, speed.read(folder))
+    text = report_text(found, folder.name, drawn, speed.read(folder), overlap_rows(found, folder))
     replace_file(page, between_marks(old, text))
     return page
 
@@ -89,6 +96,7 @@ def report_text(
     folder: str,
     pictures: Collection[str] = (),
     times: Mapping[str, Any] | None = None,
+    overlapped: Sequence[Sequence[str]] = (),
 ) -> str:
     """The page's generated part.
 
@@ -97,6 +105,7 @@ def report_text(
         folder: of the pictures, as seen from the page.
         pictures: slugs of the envs that have one.
         times: what `speed.measure` returned.
+        overlapped: rows of `overlap.HEADER`.
     """
     studies = [find(env_id) for env_id in found]
     rows = [
@@ -112,12 +121,34 @@ def report_text(
             _SPEED_LEGEND,
             table(speed.HEADER, speed.rows(times)),
         ]
+    if overlapped:
+        parts += [
+            "## Overlap beside the synchronous schedule",
+            _OVERLAP_LEGEND,
+            table(overlap.HEADER, overlapped),
+        ]
     for study in studies:
         parts.append(f"## {study.slug}")
         if study.slug in pictures:
             parts.append(f"![Learning curves on {study.slug}]({folder}/{study.slug}.png)")
         parts.append(seed_table(found[study.env_id]))
     return "\n\n".join(parts)
+
+
+def overlap_rows(found: Mapping[str, Results], folder: Path) -> list[list[str]]:
+    """Rows of `overlap.HEADER`, for the envs that have results of both schedules."""
+    rows = [
+        overlap.row(
+            find(env_id).slug,
+            results,
+            {
+                variant: {int(each["seed"]): curve_of(find(env_id), each, folder) for each in of_variant}
+                for variant, of_variant in results.items()
+            },
+        )
+        for env_id, results in found.items()
+    ]
+    return [row for row in rows if row is not None]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -205,8 +236,7 @@ def draw(study: Study, results: Results, folder: Path) -> bool:
         return False
     curves = {}
     for variant, of_variant in results.items():
-        seeds = [int(result["seed"]) for result in of_variant]
-        read = [published_curve(folder / study.slug / f"{variant}-seed{seed}.csv") for seed in seeds]
+        read = [curve_of(study, result, folder) for result in of_variant]
         curves[variant] = [curve for curve in read if len(curve.steps)]
     try:
         figure = draw_curves({name: runs for name, runs in curves.items() if runs}, study.slug)
@@ -220,8 +250,9 @@ def draw(study: Study, results: Results, folder: Path) -> bool:
     return True
 
 
-def published_curve(path: Path) -> Curve:
+def curve_of(study: Study, result: Mapping[str, Any], folder: Path) -> Curve:
     """The curve of a result."""
+    path = folder / study.slug / f"{result['variant']}-seed{result['seed']}.csv"
     with path.open(newline="", encoding="utf-8") as file:
         rows = [[float(row[name]) for name in CURVE_HEADER] for row in csv.DictReader(file)]
     steps, returns = np.array(rows, np.float64).reshape(-1, 2).T

@@ -103,10 +103,10 @@ def test_the_baseline_has_fewer_seeds_unless_they_are_named():
     def seeds(*flags):
         args = study.parser().parse_args(["run", "--envs", "CartPole-v1", *flags])
         chosen = study.chosen_units(args)
-        return {v: [u.seed for u in chosen if u.variant == v] for v in ("prl", "sb3")}
+        return {v: [u.seed for u in chosen if u.variant == v] for v in CART.variants}
 
-    assert seeds() == {"prl": list(range(10)), "sb3": list(range(5))}
-    assert seeds("--seeds", "7") == {"prl": [7], "sb3": [7]}
+    assert seeds() == {"prl": list(range(10)), "prl-overlap": list(range(5)), "sb3": list(range(5))}
+    assert seeds("--seeds", "7") == {"prl": [7], "prl-overlap": [7], "sb3": [7]}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_units_of_a_command():
     ("command", "message"),
     [
         ("run --envs Pong", "no study of 'Pong'; there are CartPole-v1"),
-        ("run --envs CartPole-v1 --algos dqn", "no variant dqn; there are prl, sb3"),
+        ("run --envs CartPole-v1 --algos dqn", "no variant dqn; there are prl, prl-overlap, sb3"),
         ("one --env Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
         ("one --env prl/Chain-v0 --algo sb3 --seed 0", "no variant sb3 of Chain-v0; there are prl, prl-rnd"),
         ("report --folder no/such", "no/such is not a folder of results"),
@@ -358,6 +358,29 @@ def test_setups_train_in_turns_and_medians_are_compared(tmp_path):
     assert "| CartPole-v1 | 10,000 | 3.0 | 1.0 | 5.0 | 1.67 | 5.00 |" in page
 
 
+def test_overlap_is_compared_over_the_seeds_of_both(tmp_path):
+    curves = [[(0, 0.0), (500, 100.0), (1000, 100.0)], [(0, 0.0), (1000, 100.0)], [(1000, 7.0)]]
+    for seed, curve in enumerate(curves):  # the last one has no curve to speak of
+        write_result(tmp_path, unit(seed), result(seed, mean=490.0 + seed), curve)
+        write_result(tmp_path, unit(seed, "prl-overlap"), result(seed, "prl-overlap"), curve)
+    write_result(tmp_path, unit(3), result(3, mean=0.0), curves[0])
+    rows = report.overlap_rows(report.results_in(tmp_path), tmp_path)
+    [[env, seeds, synchronous, overlapped, *means]] = rows
+    assert (env, seeds) == ("CartPole-v1", "2")
+    assert synchronous == "490.5 (490.0 .. 491.0)"
+    assert overlapped == "500.0 (500.0 .. 500.0)"
+    assert means == ["62.5 (50.0 .. 75.0)"] * 2
+    page = report.report_text(report.results_in(tmp_path), "results", overlapped=rows)
+    assert "| CartPole-v1 | 2 | 490.5 (490.0 .. 491.0) | 500.0 (500.0 .. 500.0) |" in page
+
+
+def test_without_overlap_there_is_nothing_to_compare(tmp_path):
+    write_result(tmp_path, unit(0), result(0), [(1, 2.0), (2, 2.0)])
+    found = report.results_in(tmp_path)
+    assert report.overlap_rows(found, tmp_path) == []
+    assert "Overlap" not in report.report_text(found, "results")
+
+
 def published():
     """Env, variant and results of all that docs/results holds of prl."""
     for entry in STUDIES:
@@ -387,7 +410,9 @@ def test_published_results_are_of_the_settings_that_their_command_gives_today(re
 def test_the_published_page_is_made_from_the_published_results():
     folder = study._FOLDER
     pictures = [path.stem for path in folder.glob("*.png")]
-    text = report.report_text(report.results_in(folder), folder.name, pictures, speed.read(folder))
+    found = report.results_in(folder)
+    overlapped = report.overlap_rows(found, folder)
+    text = report.report_text(found, folder.name, pictures, speed.read(folder), overlapped)
     page = folder.with_suffix(".md").read_text(encoding="utf-8")
     assert report.between_marks(page, text) == page, "python scripts/studies/study.py report writes it anew"
 
