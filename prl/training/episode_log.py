@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -17,17 +18,17 @@ ToEnv = Callable[[Array], Array]
 class EpisodeLog:
     """The env actions since the beginning of every env's running episode.
 
-    Memory is proportional to N times the longest running episode. What a round adds is kept as it is, and
-    taken apart only if somebody asks.
+    Memory is proportional to N times the longest running episode. What a round adds is kept together, and
+    taken apart only if somebody asks, which a run does after each update.
 
     Args:
         num_envs: N.
-        to_env: makes env actions of those in rollouts.
+        to_env: makes env actions of those in rollouts, row by row.
     """
 
     def __init__(self, num_envs: int, to_env: ToEnv) -> None:
         self._to_env = to_env
-        self._loaded: list[list[Array]] = [[] for _ in range(num_envs)]
+        self._loaded: list[Array | None] = [None] * num_envs
         self._parts: deque[tuple[Ids, Array, Flags]] = deque()
         self._dropped = 0  # parts that were there before the first one
         self._since = np.full(num_envs, -1, np.int64)  # the part in which an env's episode began; -1: before
@@ -35,30 +36,32 @@ class EpisodeLog:
     def add(self, part: Rollout) -> None:
         """The steps of a group in one round; those of its earlier rounds came before."""
         number = self._dropped + len(self._parts)
-        self._parts.append((part.env_ids, part.actions, part.episode_ends))
+        self._parts.append((part.env_ids, self._to_env(part.actions), part.episode_ends))
         self._since[part.env_ids[part.episode_ends]] = number
         while self._dropped < self._since.min():
             self._parts.popleft()
             self._dropped += 1
 
-    def of_envs(self) -> list[list[Array]]:
-        """The env actions of each env's running episode, in the order of time."""
-        found = [
-            list(loaded) if since < 0 else []
-            for loaded, since in zip(self._loaded, self._since.tolist(), strict=True)
+    def of_envs(self) -> list[Array | None]:
+        """The env actions [T, *A] of each env's running episode, in the order of time; None if T is 0."""
+        since = self._since.tolist()
+        found: list[list[Array]] = [
+            [loaded] if loaded is not None and first < 0 else []
+            for loaded, first in zip(self._loaded, since, strict=True)
         ]
         for number, (env_ids, actions, ends) in enumerate(self._parts, self._dropped):
-            env_actions = self._to_env(actions)
-            for env in np.unique(env_ids).tolist():
-                if number >= self._since[env]:
-                    rows = np.flatnonzero(env_ids == env)
-                    over = np.flatnonzero(ends[rows])
-                    found[env] += list(env_actions[rows[over[-1] + 1 if len(over) else 0 :]])
-        return found
+            envs, starts = np.unique(env_ids, return_index=True)  # a rollout lies env after env
+            bounds = itertools.pairwise([*starts.tolist(), len(env_ids)])
+            for env, (start, stop) in zip(envs.tolist(), bounds, strict=True):
+                over = np.flatnonzero(ends[start:stop]) if number == since[env] else ()
+                begin = start + int(over[-1]) + 1 if len(over) else start
+                if number >= since[env] and begin < stop:
+                    found[env].append(actions[begin:stop])
+        return [np.concatenate(chunks) if chunks else None for chunks in found]
 
-    def load(self, actions: Sequence[Sequence[Array]]) -> None:
+    def load(self, actions: Sequence[Array | None]) -> None:
         """The inverse of `of_envs`."""
-        self._loaded = [list(env) for env in actions]
+        self._loaded = list(actions)
         self._parts.clear()
         self._dropped = 0
         self._since[:] = -1

@@ -7,6 +7,7 @@ from typing import Any
 
 from learner.actor import acting_plan
 from learner.policy import ActorCritic
+from learner.state import copied
 from prl.training.players import Players, Weights
 
 
@@ -45,7 +46,7 @@ class LaggingPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that play the coming batch."""
-        return copy.deepcopy(self._acting.state_dict())
+        return copied(self._acting.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

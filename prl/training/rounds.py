@@ -213,16 +213,21 @@ class FixedSteps:
         """See `RoundKind`. Of each env, in mid-episode: its actions since the reset, and what it shows."""
         return {
             "tracker": self.tracker.state_dict(),
-            "actions": [torch.as_tensor(np.stack(env)) if env else None for env in self._log.of_envs()],
+            "actions": [None if env is None else torch.as_tensor(env) for env in self._log.of_envs()],
             "obs": None if self._obs is None else torch.as_tensor(self._obs.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
         """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
-        actions = [[] if env is None else list(env.numpy()) for env in state["actions"]]
+        actions = [None if env is None else env.numpy() for env in state["actions"]]
         self._log.load(actions)
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()
         self._shown[:] = self._obs is not None
         if self._obs is not None:  # before the first round there is nothing to bring back
-            replay(pool, self.tracker.running_seeds(), actions, self._obs)
+            replay(
+                pool,
+                self.tracker.running_seeds(),
+                [[] if env is None else list(env) for env in actions],
+                self._obs,
+            )
