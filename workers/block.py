@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from workers.arrays import Array
+from workers.env_compare import AnyEnv
 from workers.envs import EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure, describe, shown
 from workers.global_random import GloballySeededEnv, never_draws_globally, seeded_globally
+from workers.infos import InfoRecorder, InfoTap
 from workers.pool import TERMINATED, TRUNCATED
 from workers.returns import (
     BOOLS,
@@ -23,6 +25,7 @@ from workers.returns import (
     step_values,
 )
 from workers.rows import RowCodec, RowError
+from workers.seeding import NO_SEED
 from workers.slab import Slab
 
 
@@ -38,6 +41,9 @@ class EnvBlock:
         on_built: called with the number of envs that have been built, after each of them.
         before_use: called before the global generators are seeded for an env (see `workers.global_random`).
 
+    Attributes:
+        first_env: as given.
+
     Raises:
         EnvFailure: an env cannot be built, or has other spaces than the factory says.
     """
@@ -52,7 +58,7 @@ class EnvBlock:
         before_use: Callable[[], None] | None = None,
     ) -> None:
         self._slab = slab
-        self._first_env = first_env
+        self.first_env = first_env
         self._episode = [-1] * len(slab)
         # The steps of an episode so far are the sum of the two: counting one is cheaper than counting all.
         self._steps = [0] * len(slab)
@@ -69,6 +75,8 @@ class EnvBlock:
         self._actions = RowCodec(factory.action_space)
         self._before_use = before_use
         self._envs: list[GloballySeededEnv] = []
+        self._steppers: Sequence[GloballySeededEnv | InfoTap] = self._envs
+        self._recorder: InfoRecorder | None = None
         try:
             for row in range(len(slab)):
                 self._build(factory, row)
@@ -84,8 +92,8 @@ class EnvBlock:
 
     def _build(self, factory: EnvFactory, row: int) -> None:
         try:
-            with seeded_globally(self._first_env + row):
-                env = factory.build()
+            with seeded_globally(self.first_env + row):
+                env = factory.build(self.first_env + row)
         except USER_ERRORS as error:  # the env's constructor is the user's code
             self._fail(row, f"its constructor raised {describe(error)}", error)
         self._envs.append(GloballySeededEnv(env, self._before_use))
@@ -94,8 +102,22 @@ class EnvBlock:
             if found != expected:
                 self._fail(row, f"its {kind} is {found}, but the first env has {expected}")
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+    def env(self, row: int) -> AnyEnv:
+        """The env of a row, with all of its wrappers."""
+        return self._envs[row].env
+
+    def record_infos(self, recorder: InfoRecorder) -> None:
+        """From now on, give the infos of resets and steps to a recorder, unless they are empty."""
+        self._recorder = recorder
+        self._steppers = [InfoTap(env, row, recorder) for row, env in enumerate(self._envs)]
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], options: dict[str, Any] | None = None) -> None:
         """Start an episode in each row; writes the first observations.
+
+        Args:
+            rows: of the envs.
+            seeds: one per row; `NO_SEED` for none.
+            options: of Gymnasium's `reset`.
 
         Raises:
             EnvFailure: an env raised, or returned something that is not valid.
@@ -103,7 +125,7 @@ class EnvBlock:
         for row, seed in zip(rows, seeds, strict=True):
             self._slab.reward[row] = 0.0
             self._slab.flags[row] = 0
-            self._start_episode(row, seed, self._obs, self._targets)
+            self._start_episode(row, seed, self._obs, self._targets, options)
         self._require(rows, self._obs)
 
     def step(self, rows: Sequence[int], next_seeds: Sequence[int] | None = None) -> None:
@@ -111,8 +133,8 @@ class EnvBlock:
 
         Args:
             rows: of the envs that step.
-            next_seeds: one per row; where an episode ends, the next one starts with its seed. None starts
-                nothing.
+            next_seeds: one per row; where an episode ends, the next one starts with its seed (`NO_SEED`:
+                without one). None starts nothing.
 
         Raises:
             EnvFailure: an env raised, or returned something that is not valid.
@@ -122,12 +144,12 @@ class EnvBlock:
             # A slice, and whole lists, where they say the same, are several times faster than indices.
             self._full_steps += 1
             index: slice | Array = slice(None)
-            envs, targets = self._envs, self._targets
+            envs, targets = self._steppers, self._targets
         else:
             for row in rows:
                 self._steps[row] += 1
             index = np.asarray(rows, np.intp)
-            envs, targets = [self._envs[row] for row in rows], [self._targets[row] for row in rows]
+            envs, targets = [self._steppers[row] for row in rows], [self._targets[row] for row in rows]
         rewards, ended = self._step_envs(rows, envs, self._actions.read(slab.action[index]), targets)
         slab.reward[index] = rewards
         slab.flags[index] = 0
@@ -143,7 +165,7 @@ class EnvBlock:
     def _step_envs(
         self,
         rows: Sequence[int],
-        envs: Sequence[GloballySeededEnv],
+        envs: Sequence[GloballySeededEnv | InfoTap],
         actions: Sequence[Any] | Array,
         targets: Sequence[Array],
     ) -> tuple[list[float], list[tuple[int, int]]]:
@@ -184,14 +206,27 @@ class EnvBlock:
             self._fail_value(rows[len(rewards)], error)
         return rewards, ended
 
-    def _start_episode(self, row: int, seed: int, columns: Sequence[Array], targets: Sequence[Array]) -> None:
+    def _start_episode(
+        self,
+        row: int,
+        seed: int,
+        columns: Sequence[Array],
+        targets: Sequence[Array],
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self._episode[row] += 1
         self._steps[row] = -self._full_steps
+        asked = None if seed == NO_SEED else seed
         try:
-            returned = self._envs[row].reset(seed=seed)
-            obs, _ = reset_values(returned)
+            if options is None:
+                returned = self._envs[row].reset(seed=asked)
+            else:
+                returned = self._envs[row].reset(seed=asked, options=options)
+            obs, info = reset_values(returned)
+            if info and self._recorder is not None:
+                self._recorder.record(row, info, restarted=columns is self._next_obs)
         except USER_ERRORS as error:  # the env is the user's code
-            self._fail_call(row, f"reset(seed={seed})", error)
+            self._fail_call(row, f"reset(seed={asked})", error)
         if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
             targets[row][...] = obs
             return
@@ -227,7 +262,7 @@ class EnvBlock:
         self._fail(row, f"{call} raised {describe(error)}", error)
 
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
-        where = f"env {self._first_env + row}"
+        where = f"env {self.first_env + row}"
         if self._episode[row] >= 0:
             where += f", episode {self._episode[row]}, step {self._steps[row] + self._full_steps}"
         raise EnvFailure(" ".join(f"{where}: {what}".split())) from cause  # spaces print in several lines

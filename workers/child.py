@@ -23,6 +23,7 @@ from workers.envs import EnvFactory
 from workers.errors import EnvFailure, describe, one_line
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.guest import Guest, GuestMemory
+from workers.requests import RequestServer
 from workers.slab import SlabLayout
 
 _PR_SET_PDEATHSIG = 1
@@ -80,6 +81,10 @@ def main(
             sequence = frame.sequence
             if frame.kind is Kind.CALL:
                 _Call(server, channel, frame).run()
+                continue
+            if frame.kind is Kind.REQUEST:
+                result = server.requests.answer(frame.payload)
+                channel.send(Frame(Kind.RESULT, incarnation, sequence, result), _ANSWER_TIMEOUT)
                 continue
             answer = server.answer(frame.kind, frame.payload)
             channel.send(Frame(Kind.ROWS, incarnation, sequence, answer), _ANSWER_TIMEOUT)
@@ -154,6 +159,7 @@ class _Server:
         self._restart_arrays = layout.restart_arrays(self.slab)
         factory: EnvFactory = cloudpickle.loads(hosted.factory)
         self.block = EnvBlock(factory, start, self.slab, on_built=on_built)
+        self.requests = RequestServer(self.block, self.slab, layout.shared)
         self.guest: Guest | None = None
         if hosted.guest is not None:
             make = cloudpickle.loads(hosted.guest)

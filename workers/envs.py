@@ -74,8 +74,16 @@ class EnvFactory:
     ignores_mask: bool = False
     notes: tuple[str, ...] = ()
 
-    def build(self) -> AnyEnv:
-        """A new env with the factory's spaces. Raises whatever the env's constructor raises."""
+    def for_envs(self, envs: range) -> EnvFactory:
+        """The factory that a worker needs to build some of a pool's envs."""
+        return self
+
+    def build(self, env_index: int = 0) -> AnyEnv:
+        """A new env with the factory's spaces. Raises whatever the env's constructor raises.
+
+        Args:
+            env_index: of the env in its pool. All envs of this factory are alike.
+        """
         env: AnyEnv = cloudpickle.loads(self.payload)()
         if self.ignored_observations:
             env = NumericObservation(env)

@@ -36,6 +36,8 @@ class Kind(enum.IntEnum):
     """As STEP, and an env whose episode ends starts the next one. Payload: rows, seeds i64[G], actions."""
     CALL = 9
     """Payload: a request to the worker's guest (see `workers.guest`)."""
+    REQUEST = 13
+    """Payload: a request of an adapter to the worker's envs (see `workers.requests`)."""
     CLOSE = 3
     # worker -> learner
     READY = 4
@@ -50,7 +52,7 @@ class Kind(enum.IntEnum):
     PART = 11
     """A piece of a guest's answer; more follows."""
     RESULT = 12
-    """The last piece of a guest's answer."""
+    """The last piece of a guest's answer, or the answer to a REQUEST."""
     ERROR = 6
     """Payload: the failure in one line, a zero byte, and the traceback, as UTF-8."""
 

@@ -118,16 +118,22 @@ class GloballySeededEnv:
         self._seeds_globally = False
         self.step = self.env.step
 
-    def reset(self, *, seed: int) -> Any:
-        """Reset the env. The global generators are seeded, too."""
+    def reset(self, *, seed: int | None, options: dict[str, Any] | None = None) -> Any:
+        """Reset the env. The global generators are seeded, too; without a seed, all generators go on."""
         if self._seeds_globally:
             if self._before_use is not None:
                 self._before_use()
-            _seed(seed)
-        if not self._was_reset:
+            if seed is not None:
+                _seed(seed)
+            elif self._state is not None and self.step != self.env.step:
+                _restore(self._state)
+        if not self._was_reset and seed is not None:
             self._was_reset = True
             _seed_unused_generator(self.env.unwrapped, seed)
-        returned = self.env.reset(seed=seed)
+        if options is None:
+            returned = self.env.reset(seed=seed)
+        else:
+            returned = self.env.reset(seed=seed, options=options)
         if self._seeds_globally and self.step != self.env.step:
             self._state = _capture()
         return returned

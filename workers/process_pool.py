@@ -9,8 +9,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.context import BaseContext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -24,7 +25,7 @@ from workers.errors import ProtocolError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
 from workers.guest import GuestMemory, Invitation
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
-from workers.slab import SlabLayout
+from workers.slab import Slab, SlabLayout
 from workers.worker_handle import WorkerHandle
 
 Transport = Literal["shared", "pipe"]
@@ -69,6 +70,7 @@ class ProcessPool:
             its other envs.
         blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
         invitation: brings a guest into every worker, for `call`.
+        reward_dtype: see `SlabLayout`.
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
@@ -90,6 +92,7 @@ class ProcessPool:
         pin_workers: bool = True,
         blocks: Sequence[range] | None = None,
         invitation: Invitation | None = None,
+        reward_dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         if num_envs < 1 or num_workers < 1:
             raise ValueError(f"num_envs and num_workers must be at least 1, got {num_envs} and {num_workers}")
@@ -105,6 +108,7 @@ class ProcessPool:
             factory.action_space,
             num_envs,
             context if transport == "shared" else None,
+            reward_dtype,
         )
         self._slab = self._layout.attach()
         self._command_arrays = self._layout.command_arrays(self._slab)
@@ -126,17 +130,18 @@ class ProcessPool:
         atexit.register(self._finalizer)
         try:
             guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
-            hosted = Hosted(cloudpickle.dumps(factory), self._layout, guest, memory)
-            self._start(hosted, context, start_timeout)
+            hosted = Hosted(b"", self._layout, guest, memory)
+            self._start(factory, hosted, context, start_timeout)
             if pin_workers:
                 pin([handle.pid for handle in self._handles])
         except BaseException:
             self.close()
             raise
 
-    def _start(self, hosted: Hosted, context: BaseContext, timeout: float) -> None:
+    def _start(self, factory: EnvFactory, hosted: Hosted, context: BaseContext, timeout: float) -> None:
         for index, envs in enumerate(self._blocks):
-            args = (hosted, (envs.start, envs.stop))
+            its_envs = cloudpickle.dumps(factory.for_envs(envs))
+            args = (replace(hosted, factory=its_envs), (envs.start, envs.stop))
             self._handles.append(WorkerHandle(index, envs, context, args))
         self._waiter = Waiter(_SPIN)
         self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
@@ -222,6 +227,58 @@ class ProcessPool:
     def worker_of(self, env: int) -> int:
         """The index of the worker that hosts an env."""
         return int(np.searchsorted(self._starts, env, side="right")) - 1
+
+    @property
+    def blocks(self) -> Sequence[range]:
+        """The envs of each worker."""
+        return self._blocks
+
+    @property
+    def slab(self) -> Slab:
+        """The rows of all envs, for requests; private memory unless `transport` is "shared"."""
+        return self._slab
+
+    def request(self, worker: int, payload: bytes, name: str) -> None:
+        """Ask something of a worker's envs (see `workers.requests`).
+
+        Args:
+            worker: its index.
+            payload: the request.
+            name: for messages, e.g. "step".
+
+        Raises:
+            RuntimeError: the pool is closed.
+            WorkerError: the worker is dead, or does not read.
+        """
+        if not self._handles:
+            raise RuntimeError(POOL_CLOSED)
+        self._handles[worker].command(Kind.REQUEST, payload, self.step_timeout, name)
+
+    def take_results(self, workers: Sequence[int]) -> list[bytes]:
+        """Wait for the answers to the oldest open request of each of some workers.
+
+        Raises:
+            WorkerError: a worker died, hung or reported a failed env.
+        """
+        handles = [self._handles[worker] for worker in workers]
+        self._await_answers(handles, self.step_timeout)
+        return [handle.take_answer().payload for handle in handles]
+
+    def await_results(self, workers: Sequence[int], timeout: float) -> bool:
+        """Wait at most `timeout` seconds; whether `take_results` would find all of its answers.
+
+        Raises:
+            WorkerError: a worker died or reported a failed env.
+        """
+        handles = [self._handles[worker] for worker in workers]
+        deadline = time.monotonic() + timeout
+        while not (done := all(handle.has_answer for handle in handles)):
+            remaining = max(0.0, deadline - time.monotonic())
+            for fd, _ in (events := self._waiter.wait(remaining)):
+                self._by_fd[fd].on_readable(fd)
+            if not events and remaining <= 0.0:
+                break
+        return done
 
     def call(self, worker: int, request: bytes) -> None:
         """Call the guest of a worker; while calls are open, the pool takes no other command.

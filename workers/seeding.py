@@ -10,6 +10,9 @@ import enum
 
 import numpy as np
 
+NO_SEED = -1
+"""In place of a seed: `reset` gets none, and the env's generators go on."""
+
 
 class Stream(enum.IntEnum):
     """What random numbers are for. Streams of one seed are independent of each other.

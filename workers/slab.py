@@ -25,7 +25,7 @@ class Slab:
         action: [N, *A] in the dtype of the action space; u8[N, B] if that is a Dict or Tuple (see
             `workers.rows`); written by the learner.
         obs: [N, *O], likewise of the observation space; written by the env.
-        reward: f32[N]; written by the env.
+        reward: f32[N], or f64[N] if the layout says so; written by the env.
         next_obs: [N, *O]; the first observation of the next episode, written by an env that has ended one
             in a step with same-step autoreset.
         flags: u8[N], bits TERMINATED and TRUNCATED; written by the env. Never shared: it travels in
@@ -90,6 +90,7 @@ class SlabLayout:
         num_envs: N.
         context: allocate nameless shared memory (`RawArray`) from this multiprocessing context; None
             gives private memory, and the rows have to travel in the frames.
+        reward_dtype: f32, or f64 for interfaces that hand on what the env has returned.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class SlabLayout:
         action_space: gym.Space[Any],
         num_envs: int,
         context: BaseContext | None = None,
+        reward_dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         self.num_envs = num_envs
         action, obs = Field.of(action_space), Field.of(observation_space)
-        self.fields = (action, obs, Field((), np.dtype(np.float32)), obs)
+        self.fields = (action, obs, Field((), np.dtype(reward_dtype)), obs)
         self.memory: tuple[Any, ...] | None = None
         if context is not None:
             # ctypes.c_double keeps every array aligned for any dtype.

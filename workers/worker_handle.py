@@ -92,14 +92,19 @@ class WorkerHandle:
         """The descriptors that become readable when the worker answers or dies."""
         return self._channel.fileno(), self._process.sentinel
 
-    def command(self, kind: Kind, payload: bytes, timeout: float) -> None:
-        """Send RESET, STEP or CALL.
+    def command(self, kind: Kind, payload: bytes, timeout: float, name: str = "") -> None:
+        """Send RESET, STEP, CALL or REQUEST.
+
+        Args:
+            kind, payload: of the frame.
+            timeout: seconds.
+            name: of a REQUEST, for messages.
 
         Raises:
             WorkerError: the worker is dead, or does not read within `timeout` seconds.
         """
         self._sequence += 1
-        self._last_command = _COMMAND_NAMES[kind]
+        self._last_command = name or _COMMAND_NAMES[kind]
         frame = Frame(kind, self.incarnation, self._sequence, payload)
         try:
             self._channel.send(frame, timeout, while_blocked=self._channel.fill)

@@ -14,7 +14,7 @@ from learner.settings import ConfigError, Rule, check
 from prl.commands.command import Command
 from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory, build_policy, build_pool, evaluation_limit, reproducible
-from prl.run.saved_run import load_config, weights_of
+from prl.run.run_files import load_config, weights_of
 from prl.run.torch_state import standard_torch
 from prl.run.weights import load_weights
 from prl.training.evaluate import Episode, iterate_episodes
@@ -140,10 +140,10 @@ class _Filmed(EnvFactory):
 
     folder: Path = Path()
 
-    def build(self) -> AnyEnv:
+    def build(self, env_index: int = 0) -> AnyEnv:
         """See `EnvFactory.build`."""
         return gym.wrappers.RecordVideo(
-            super().build(), str(self.folder), episode_trigger=lambda _: True, disable_logger=True
+            super().build(env_index), str(self.folder), episode_trigger=lambda _: True, disable_logger=True
         )
 
 

@@ -352,7 +352,7 @@ def test_nested_actions_own_their_memory():
 
     factory = env_factory(CompositeProbe)
     block, slab = block_of(factory, 2)
-    block._envs = [Keeps(env.env) for env in block._envs]
+    block._envs[:] = [Keeps(env.env) for env in block._envs]
     factory.action_space.seed(5)
     actions = [factory.action_space.sample() for _ in range(2)]
     block.reset([0, 1], [10, 11])
@@ -388,14 +388,14 @@ def test_discrete_actions_are_plain_ints_and_box_actions_own_their_memory():
             return super().step(action)
 
     block, slab = block_of(factory_of(Keeps), 1)
-    block._envs = [Keeps()]  # factories copy local classes; this one is to be looked at
+    block._envs[:] = [Keeps()]  # factories copy local classes; this one is to be looked at
     block.reset([0], [0])
     block.step([0])
     assert type(Keeps.kept[0]) is int
 
     box = env_factory(ProbeEnv, env_kwargs={"box_action": True})
     block, slab = block_of(box, 1)
-    block._envs = [Keeps(box_action=True)]
+    block._envs[:] = [Keeps(box_action=True)]
     block.reset([0], [0])
     slab.action[:] = 1.5
     block.step([0])

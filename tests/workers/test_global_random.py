@@ -241,7 +241,7 @@ def test_generators_are_left_alone_only_if_no_env_may_draw(mixed):
     used = []
 
     class Mixed(type(factory)):
-        def build(self):
+        def build(self, env_index=0):
             return next(kinds)()
 
     mixture = Mixed(**vars(factory))
