@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prl.custom_loop import EnvVectorizer, VecMemory
     from prl.pools import make_pool
     from prl.quickstart import PPO, AsyncPPO
+    from prl.run.loaded_policy import LoadedPolicy, load
     from prl.run.sinks import Sink
     from prl.run.train import train
     from prl.training.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "AsyncPPO",
     "ConfigError",
     "EnvVectorizer",
+    "LoadedPolicy",
     "PPOConfig",
     "PPOLearner",
     "Report",
@@ -46,6 +48,7 @@ __all__ = [
     "episode_seed",
     "evaluate",
     "fingerprint",
+    "load",
     "make_pool",
     "train",
     "utils",
@@ -58,6 +61,7 @@ _HOME = {
     "AsyncPPO": "prl.quickstart",
     "ConfigError": "learner.settings",
     "EnvVectorizer": "prl.custom_loop",
+    "LoadedPolicy": "prl.run.loaded_policy",
     "PPOConfig": "learner.ppo_config",
     "PPOLearner": "learner.ppo",
     "Report": "prl.training.trainer",
@@ -69,6 +73,7 @@ _HOME = {
     "episode_seed": "workers.seeding",
     "evaluate": "prl.training.evaluate",
     "fingerprint": "learner.fingerprint",
+    "load": "prl.run.loaded_policy",
     "make_pool": "prl.pools",
     "train": "prl.run.train",
 }

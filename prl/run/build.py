@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import gymnasium as gym
 import torch
 
 from learner.blas import blas_threads
@@ -18,6 +16,7 @@ from learner.rnd import RND
 from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig
 from prl.pools import make_pool
+from prl.run.policies import make_policy
 from prl.run.torch_state import standard_torch, use_deterministic_algorithms
 from prl.training.lagging import acting_copy
 from prl.training.player_guest import PlayerKit
@@ -124,7 +123,6 @@ def kit_for(policy: ActorCritic, num_groups: int, num_envs: int, num_workers: in
     return player_kit(policy) if num_groups >= min(workers, num_envs) else None
 
 
-@standard_torch()
 def build_policy(factory: EnvFactory, config: TrainConfig) -> ActorCritic:
     """The untrained policy of a config.
 
@@ -132,41 +130,7 @@ def build_policy(factory: EnvFactory, config: TrainConfig) -> ActorCritic:
         ConfigError: the encoder cannot be made, or does not fit.
         EnvError: a space of the env is not supported.
     """
-    encoder = None
-    if config.encoder is not None:
-        # The user's layers draw their weights from the global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            encoder = _load_encoder(config.encoder, factory.observation_space)
-    try:
-        return ActorCritic(
-            factory.observation_space,
-            factory.action_space,
-            config.hidden_sizes,
-            config.seed,
-            activation=config.activation,
-            log_std_init=config.log_std_init,
-            normalize_obs=config.normalize_obs,
-            encoder=encoder,
-        )
-    except ValueError as error:
-        if encoder is not None:
-            raise ConfigError(f"encoder {config.encoder}: {error}") from error
-        raise EnvError(f"{factory.name}: {error}") from error
-
-
-def _load_encoder(name: str, observation_space: gym.Space[Any]) -> torch.nn.Module:
-    """The user's module, made for the observation space."""
-    module, _, attribute = name.partition(":")
-    if not (module and attribute):
-        raise ConfigError(f"encoder must be module:Class, got {name!r}")
-    try:
-        encoder = getattr(importlib.import_module(module), attribute)(observation_space)
-    except Exception as error:  # the module and the class are the user's code
-        raise ConfigError(f"encoder {name!r}: {type(error).__name__}: {error}") from error
-    if not isinstance(encoder, torch.nn.Module):
-        raise ConfigError(f"encoder {name!r} made a {type(encoder).__name__}, not a torch.nn.Module")
-    return encoder
+    return make_policy(factory.observation_space, factory.action_space, config, factory.name)
 
 
 def build_learner(policy: ActorCritic, config: TrainConfig) -> PPOLearner:

@@ -64,6 +64,15 @@ class RunFolder:
         with self._written():
             (self.path / "config.yaml").write_text(text)
 
+    def write_spaces(self, text: str) -> None:
+        """`spaces.json`, what the policy takes and gives: with it `prl.load` needs no env.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with self._written():
+            (self.path / "spaces.json").write_text(text)
+
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
         """What is written before the run begins: if it cannot be, the folder cannot be used."""
@@ -87,7 +96,7 @@ class RunFolder:
     def discard(self) -> None:
         """Remove what was written before the run began, so that the folder can be used again."""
         with contextlib.suppress(OSError):
-            for name in ("command.txt", "versions.json", "config.yaml"):
+            for name in ("command.txt", "versions.json", "config.yaml", "spaces.json"):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()  # fails if it holds other files, which stay
 

@@ -1,16 +1,13 @@
-"""Reading a run folder: its settings, its weights, and evaluating its policy."""
+"""Evaluating the policy of a run."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 
-from learner.settings import ConfigError
-from prl.config.command_line import read_config
-from prl.config.train_config import TrainConfig
-from prl.run.build import build_factory, build_policy, build_pool, evaluation_limit, pick_device, reproducible
-from prl.run.run_folder import BEST, WEIGHTS
+from prl.run.build import build_factory, build_pool, evaluation_limit, pick_device, reproducible
+from prl.run.policy_spaces import policy_for
+from prl.run.run_files import load_config, weights_of
 from prl.run.weights import load_weights
 from prl.training.evaluate import Episode, evaluate
 from workers.seeding import episode_seed
@@ -52,7 +49,7 @@ def evaluate_run(
     factory = build_factory(config)
     # A GPU that the run was given need not be on this machine.
     device = pick_device("cpu" if config.device == "cpu" else "auto")
-    policy = build_policy(factory, config).to(device)
+    policy = policy_for(run, config, factory).to(device)
     load_weights(policy, weights)
     seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
     hosted = dataclasses.replace(config, num_workers=num_workers)
@@ -62,27 +59,3 @@ def evaluate_run(
     ):
         limit = evaluation_limit(config, factory)
         return evaluate(policy, pool, seeds, deterministic=deterministic, max_episode_steps=limit)
-
-
-def load_config(run: str | os.PathLike[str]) -> TrainConfig:
-    """The settings of a run.
-
-    Raises:
-        ConfigError: the folder is not that of a run.
-    """
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
-    return read_config(TrainConfig, file)  # it holds every setting; presets may have changed since
-
-
-def weights_of(run: str | os.PathLike[str], best: bool) -> Path:
-    """The folder of a run's last or best weights.
-
-    Raises:
-        ConfigError: the run has no best ones.
-    """
-    folder = Path(run)
-    if best and not (folder / BEST).is_dir():
-        raise ConfigError(f"{run} has no best policy: it was trained without --eval-freq")
-    return folder / (BEST if best else WEIGHTS)

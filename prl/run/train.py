@@ -26,6 +26,7 @@ from prl.run.build import (
     reproducible,
 )
 from prl.run.periodic_evaluation import EvaluationSchedule
+from prl.run.policy_spaces import PolicySpaces
 from prl.run.recorder import Recorder
 from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
@@ -78,6 +79,7 @@ def train(
         config, of_threads = settle_threads(config, factory, device)
         # The folder's name is left out: the saved config repeats the run in another folder.
         folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
+        folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
         with (

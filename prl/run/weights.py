@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from learner.policy import ActorCritic
 from prl.run.files import replace_file
 
-_FILE = "policy.safetensors"
+WEIGHTS_FILE = "policy.safetensors"
 _MAX_BYTES = 8 << 30
 
 
@@ -40,7 +40,7 @@ def save_weights(policy: ActorCritic, folder: str | os.PathLike[str]) -> Path:
     Raises:
         prl.run.files.WriteError: it cannot be written; an older file is as it was.
     """
-    target = Path(folder) / _FILE
+    target = Path(folder) / WEIGHTS_FILE
     # Copies: safetensors refuses tensors that share memory, as tied layers of a custom encoder do.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -62,7 +62,7 @@ def load_weights(policy: ActorCritic, path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     if file.is_dir():
-        file /= _FILE
+        file /= WEIGHTS_FILE
     if not file.is_file():
         raise WeightsError(f"no weights at {file}")
     if file.stat().st_size > _MAX_BYTES:
