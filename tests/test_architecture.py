@@ -23,6 +23,7 @@ WINGS = [
     {"prl.pools"},
     {"prl.training"},
     {"prl.run"},
+    {"prl.report"},
     {"prl.adapters"},
     {"prl.quickstart", "prl.custom_loop", "prl.utils", "prl.chain"},
     {"prl.commands"},
@@ -34,6 +35,7 @@ NOT_FOR = {  # besides the order
     "prl.config": {"workers", "prl.pools"},
     "prl.pools": {"learner", "prl.config"},
     "prl.training": {"prl.config", "prl.pools"},
+    "prl.report": {"workers", "prl.pools", "prl.training"},
     "prl.adapters": {"learner", "prl.config", "prl.training", "prl.run"},
 }
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]

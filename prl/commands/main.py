@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark": "measure speed, beside other libraries",
     "tune-speed": "measure which number of workers and envs trains fastest",
     "plot": "draw learning curves of runs",
+    "report": "write what runs came to as one HTML file",
     "replay": "repeat an episode in which an environment failed",
 }
 """Command names and what they do. Command `a-b` is `COMMAND` of the module `prl.commands.a_b`."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from intervals import bootstrap_interval, interquartile_mean
 from plans import OVERLAP
 
 from prl.run.curves import Curve
+from prl.run.intervals import bootstrap_interval, interquartile_mean
 
 HEADER = (
     "env",

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import overlap
 import speed
-from intervals import bootstrap_interval, interquartile_mean
 from plans import SB3, STUDIES, Study, find
 from results import CURVE_HEADER, read_results
 
 from prl import ConfigError
 from prl.run.curves import Curve
 from prl.run.files import replace_file
+from prl.run.intervals import bootstrap_interval, interquartile_mean
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _DPI = 120

@@ -16,13 +16,13 @@ import speed
 import study
 import units
 import yaml
-from intervals import bootstrap_interval, interquartile_mean
 from plans import SB3_SETTINGS, STUDIES, Study, Unit, find
 from results import curve_file, read_results, result_file, thinned, write_result
 
 from prl import fingerprint
 from prl.config.command_line import parse
 from prl.config.train_config import TrainConfig, to_yaml
+from prl.run.intervals import bootstrap_interval, interquartile_mean
 
 CART = find("CartPole-v1")
 CHAIN = find("prl.chain:prl/Chain-v0")
