@@ -12,11 +12,10 @@ import numpy as np
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from learner.spaces import is_composite
-from prl.config.train_config import TrainConfig
 from prl.run.elements import batch_of, element_of, rows_of
 from prl.run.policies import make_policy
 from prl.run.policy_spaces import PolicySpaces, read_spaces
-from prl.run.run_files import load_config, weights_of
+from prl.run.run_files import load_config, load_network_config, weights_of
 from prl.run.weights import load_weights
 from workers.arrays import Array
 from workers.rows import MASK_KEY
@@ -31,19 +30,17 @@ class LoadedPolicy:
     Args:
         policy: the networks; put into evaluation mode.
         spaces: what they take and give.
-        config: the settings of their training.
         seed: of the actions that are drawn, if they are.
 
     Attributes:
-        policy, spaces, config: as given.
+        policy, spaces: as given.
         observation_space: of what `predict` takes.
         action_space: of what it returns.
     """
 
-    def __init__(self, policy: ActorCritic, spaces: PolicySpaces, config: TrainConfig, seed: int = 0) -> None:
+    def __init__(self, policy: ActorCritic, spaces: PolicySpaces, seed: int = 0) -> None:
         self.policy = policy.eval()
         self.spaces = spaces
-        self.config = config
         self.observation_space = spaces.observation_space
         self.action_space = spaces.action_space
         self._actor = Actor(policy)
@@ -113,18 +110,19 @@ def load(
         WeightsError: its weights cannot be used.
         EnvError: the env is needed, and cannot be built here.
     """
-    config = load_config(run)
+    config = load_network_config(run)
     weights = weights_of(run, best).absolute()  # an env or an encoder may change the working directory
-    spaces = read_spaces(run) or _spaces_of_env(config)
+    spaces = read_spaces(run) or _spaces_of_env(run)
     policy = make_policy(
         spaces.policy_observation_space, spaces.policy_action_space, config, config.env_id
     ).to(device)
     load_weights(policy, weights)
-    return LoadedPolicy(policy, spaces, config, seed)
+    return LoadedPolicy(policy, spaces, seed)
 
 
-def _spaces_of_env(config: TrainConfig) -> PolicySpaces:
+def _spaces_of_env(run: str | os.PathLike[str]) -> PolicySpaces:
     from prl.run.build import build_factory, build_policy  # what builds envs is not needed otherwise
 
+    config = load_config(run)
     factory = build_factory(config)
     return PolicySpaces.of(factory, build_policy(factory, config))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from learner.settings import ConfigError
-from prl.config.command_line import read_config
 from prl.config.train_config import TrainConfig
+from prl.config.yaml_format import load
 from prl.run.run_folder import BEST, WEIGHTS
 from prl.run.weights import WEIGHTS_FILE
+
+_OF_NETWORKS = ["env_id", "seed", "hidden_sizes", "activation", "log_std_init", "normalize_obs", "encoder"]
 
 
 def load_config(run: str | os.PathLike[str]) -> TrainConfig:
@@ -18,10 +22,32 @@ def load_config(run: str | os.PathLike[str]) -> TrainConfig:
     Raises:
         ConfigError: the folder is not that of a run.
     """
+    # Late: the parser takes as long to import as all else that `prl.load` needs beside torch.
+    from prl.config.command_line import read_config
+
+    return read_config(TrainConfig, _config_file(run))  # it holds every setting; presets may have changed
+
+
+def load_network_config(run: str | os.PathLike[str]) -> TrainConfig:
+    """Those settings of a run of which its networks are made, and the env_id; the others have their defaults.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or one of these settings is wrong.
+    """
+    file = _config_file(run)
+    try:
+        values = load(file.read_text(encoding="utf-8"))
+        found = {name: values[name] for name in _OF_NETWORKS if name in values}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise ConfigError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    return TrainConfig(**found)
+
+
+def _config_file(run: str | os.PathLike[str]) -> Path:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml")
-    return read_config(TrainConfig, file)  # it holds every setting; presets may have changed since
+    return file
 
 
 def weights_of(run: str | os.PathLike[str], best: bool) -> Path:
