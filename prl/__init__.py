@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from learner.policy import ActorCritic
     from learner.ppo import PPOLearner
     from learner.ppo_config import PPOConfig
+    from prl.adapters.legacy_infos import LegacyInfos
+    from prl.adapters.making import make_vec
+    from prl.adapters.vector_env import VectorEnv
     from prl.config.train_config import ConfigError, TrainConfig
     from prl.custom_loop import EnvVectorizer, VecMemory
     from prl.pools import make_pool
@@ -36,6 +39,7 @@ __all__ = [
     "AsyncPPO",
     "ConfigError",
     "EnvVectorizer",
+    "LegacyInfos",
     "LoadedPolicy",
     "PPOConfig",
     "PPOLearner",
@@ -44,12 +48,14 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "VecMemory",
+    "VectorEnv",
     "env_factory",
     "episode_seed",
     "evaluate",
     "fingerprint",
     "load",
     "make_pool",
+    "make_vec",
     "train",
     "utils",
 ]
@@ -62,6 +68,7 @@ _HOME = {
     "ConfigError": "learner.settings",
     "EnvVectorizer": "prl.custom_loop",
     "LoadedPolicy": "prl.run.loaded_policy",
+    "LegacyInfos": "prl.adapters.legacy_infos",
     "PPOConfig": "learner.ppo_config",
     "PPOLearner": "learner.ppo",
     "Report": "prl.training.trainer",
@@ -69,12 +76,14 @@ _HOME = {
     "TrainConfig": "prl.config.train_config",
     "Trainer": "prl.training.trainer",
     "VecMemory": "prl.custom_loop",
+    "VectorEnv": "prl.adapters.vector_env",
     "env_factory": "workers.envs",
     "episode_seed": "workers.seeding",
     "evaluate": "prl.training.evaluate",
     "fingerprint": "learner.fingerprint",
     "load": "prl.run.loaded_policy",
     "make_pool": "prl.pools",
+    "make_vec": "prl.adapters.making",
     "train": "prl.run.train",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from workers.returns import (
 from workers.rows import RowCodec, RowError
 from workers.seeding import NO_SEED
 from workers.slab import Slab
+
+Options: TypeAlias = "dict[str, Any] | None"
+"""Of Gymnasium's `reset`."""
 
 
 class EnvBlock:
@@ -111,21 +114,24 @@ class EnvBlock:
         self._recorder = recorder
         self._steppers = [InfoTap(env, row, recorder) for row, env in enumerate(self._envs)]
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int], options: dict[str, Any] | None = None) -> None:
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], options: Sequence[Options] | None = None
+    ) -> None:
         """Start an episode in each row; writes the first observations.
 
         Args:
             rows: of the envs.
             seeds: one per row; `NO_SEED` for none.
-            options: of Gymnasium's `reset`.
+            options: of Gymnasium's `reset`, one per row.
 
         Raises:
             EnvFailure: an env raised, or returned something that is not valid.
         """
-        for row, seed in zip(rows, seeds, strict=True):
+        for index, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
             self._slab.reward[row] = 0.0
             self._slab.flags[row] = 0
-            self._start_episode(row, seed, self._obs, self._targets, options)
+            its_options = None if options is None else options[index]
+            self._start_episode(row, seed, self._obs, self._targets, its_options)
         self._require(rows, self._obs)
 
     def step(self, rows: Sequence[int], next_seeds: Sequence[int] | None = None) -> None:
@@ -212,7 +218,7 @@ class EnvBlock:
         seed: int,
         columns: Sequence[Array],
         targets: Sequence[Array],
-        options: dict[str, Any] | None = None,
+        options: Options = None,
     ) -> None:
         self._episode[row] += 1
         self._steps[row] = -self._full_steps

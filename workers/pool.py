@@ -19,8 +19,8 @@ Seeds: TypeAlias = "Sequence[int] | Ids"
 
 TERMINATED = 1
 TRUNCATED = 2
-_IS_TERMINATED = np.array([False, True, False, True])  # by flags
-_IS_TRUNCATED = np.array([False, False, True, True])
+IS_TERMINATED = np.array([False, True, False, True])  # by flags
+IS_TRUNCATED = np.array([False, False, True, True])
 
 
 class StepBatch(NamedTuple):
@@ -126,7 +126,7 @@ def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
         obs=obs,
         next_obs=next_obs,
         reward=slab.reward.take(env_ids),
-        terminated=_IS_TERMINATED.take(flags),
-        truncated=_IS_TRUNCATED.take(flags),
+        terminated=IS_TERMINATED.take(flags),
+        truncated=IS_TRUNCATED.take(flags),
         lost=np.zeros(len(env_ids), np.bool_),
     )

@@ -20,7 +20,7 @@ import cloudpickle
 import numpy as np
 
 from workers import data_pickle
-from workers.block import EnvBlock
+from workers.block import EnvBlock, Options
 from workers.errors import USER_ERRORS, one_line
 from workers.frames import pack_rows, unpack_rows
 from workers.infos import InfoRecorder
@@ -44,7 +44,7 @@ class Verb(enum.IntEnum):
     STEP_OR_RESET = 3
     """Some envs take a step, the others are reset without a seed. Arguments: u8[G], 1 for a reset."""
     RESET = 4
-    """Some envs are reset. Arguments: pickled (rows, seeds, options). Answer: infos."""
+    """Some envs are reset. Arguments: pickled (rows, seeds, options or None). Answer: infos."""
     CALL = 5
     """Something is called or looked up. Arguments: pickled (name of the verb, rows, its arguments).
     Answer: VALUES and the pickled list of results, or RAISED and the pickled type, message and traceback."""
@@ -114,7 +114,7 @@ class RequestServer:
             answer += pack_rows(self._restart_arrays, np.flatnonzero(self._slab.flags))
         return answer
 
-    def _reset(self, rows: list[int], seeds: list[int], options: dict[str, Any] | None) -> bytes:
+    def _reset(self, rows: list[int], seeds: list[int], options: list[Options] | None) -> bytes:
         self._block.reset(rows, seeds, options)
         return pack_rows(self._obs_arrays, np.array(rows)) + self._infos()
 

@@ -1,0 +1,1 @@
+"""prl's pool behind the interfaces of other libraries."""

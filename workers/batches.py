@@ -1,0 +1,106 @@
+"""Batches of actions and observations, as Gymnasium's vector envs take and return them, in rows of a slab.
+
+Letters in shapes: N envs, O observation shape, A action shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from workers.arrays import Array, Ids
+from workers.casts import cast_exactly
+from workers.rows import RowCodec, is_composite, parts
+
+
+class ActionWriter:
+    """Writes a batch of actions into rows.
+
+    Args:
+        space: of one action.
+        rows: [N, *A], or u8[N, B] for composite spaces.
+    """
+
+    def __init__(self, space: gym.Space[Any], rows: Array) -> None:
+        self._rows = rows
+        self._codec = RowCodec(space)
+        self._columns = self._codec.columns(rows)
+        self._batched = gym.vector.utils.batch_space(space, len(rows))
+
+    def write(self, actions: Any) -> None:
+        """Write one action per env.
+
+        Args:
+            actions: an array [N, *A], a list of N actions, or for composite spaces what Gymnasium's
+                `iterate` splits. They are converted to the space's dtype where nothing is lost but digits of
+                floats; whether they lie within the bounds is up to the env.
+
+        Raises:
+            ValueError: another number or shape of actions, or numbers that the dtype cannot hold.
+            TypeError: no batch.
+        """
+        if self._codec.plain is None:
+            elements = list(gym.vector.utils.iterate(self._batched, actions))
+            self._require(len(elements))
+            for row, element in enumerate(elements):
+                self._codec.write(element, self._columns, row)
+            return
+        rows = self._rows
+        batch = actions if type(actions) is np.ndarray else np.asarray(actions)
+        if batch.shape == () or batch.dtype == object:
+            raise TypeError(f"one action per env is needed, got {actions!r}")
+        if batch.dtype != rows.dtype:
+            batch = self._converted(batch)
+        if batch.shape != rows.shape:
+            self._require(len(batch))
+            if batch.size != rows.size:
+                raise ValueError(f"actions of shape {batch.shape}, expected {rows.shape}")
+            batch = batch.reshape(rows.shape)
+        rows[...] = batch
+
+    def _converted(self, batch: Array) -> Array:
+        dtype = self._rows.dtype
+        if batch.dtype.kind == dtype.kind == "f":
+            return batch
+        exact = cast_exactly(batch, dtype)
+        if exact is None:
+            raise ValueError(f"actions of dtype {batch.dtype} do not fit the space, which has {dtype}")
+        return exact
+
+    def _require(self, count: int) -> None:
+        if count != len(self._rows):
+            raise ValueError(f"one action per env is needed: {len(self._rows)}, got {count}")
+
+
+class ObsReader:
+    """Reads a batch of observations from rows, as Gymnasium's vector envs return it.
+
+    Args:
+        space: of one observation.
+        rows: [N, *O], or u8[N, B] for composite spaces.
+    """
+
+    def __init__(self, space: gym.Space[Any], rows: Array) -> None:
+        self._space = space
+        self._rows = rows
+        self._codec = RowCodec(space)
+        self._columns = self._codec.columns(rows)
+        self._is_plain = self._codec.plain is not None
+
+    def read(self) -> Any:
+        """A copy of all rows: an array, or dicts and tuples of arrays."""
+        return self._rows.copy() if self._is_plain else _batched(self._space, iter(self._columns))
+
+    def elements(self, env_ids: Ids) -> Iterable[Any]:
+        """The observations of some envs, in the format of a single env."""
+        return self._codec.read(self._rows[env_ids])
+
+
+def _batched(space: gym.Space[Any], columns: Any) -> Any:
+    if not is_composite(space):
+        return next(columns).copy()
+    inner = [(key, _batched(part, columns)) for key, part in parts(space)]
+    return dict(inner) if isinstance(space, gym.spaces.Dict) else tuple(value for _, value in inner)
