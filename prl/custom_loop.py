@@ -126,7 +126,12 @@ class EnvVectorizer:
     ) -> None:
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         with standard_torch():
-            factory = env_factory(env, max_episode_steps=max_episode_steps)
+            factory = env_factory(
+                env,
+                max_episode_steps=max_episode_steps,
+                own_process=num_workers != 0,
+                start_timeout=start_timeout,
+            )
         for space in (factory.observation_space, factory.action_space):
             if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
                 raise EnvError(

@@ -1,5 +1,6 @@
 import ctypes
 import gc
+import json
 import multiprocessing
 import os
 import threading
@@ -7,6 +8,24 @@ from multiprocessing import resource_tracker
 
 import pytest
 from helpers import children
+
+import workers.envs
+from workers.trial_env import Description, describe
+from workers.trial_process import describe_in_process
+
+
+def _describe_here(trial, timeout):
+    """All of a trial but its process, which takes half a second each time."""
+    return Description.of_tree(json.loads(json.dumps(describe(trial, trial.builder()).tree())))
+
+
+workers.envs.describe_in_process = _describe_here  # for the test modules' own factories, too
+
+
+@pytest.fixture
+def real_trials(monkeypatch):
+    """Trial envs are in processes of their own, as they are for users."""
+    monkeypatch.setattr(workers.envs, "describe_in_process", describe_in_process)
 
 
 @pytest.fixture(scope="session")

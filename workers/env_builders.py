@@ -17,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
 from workers.env_compare import AnyEnv, Attribute, attributes, layers
+from workers.env_specs import find_spec
 from workers.errors import EnvError, one_line
 from workers.wrappers import NamedWrapper
 
@@ -42,6 +43,23 @@ class FromSpec:
             disable_env_checker=True,
             **self.kwargs,
         )
+
+
+@dataclass(frozen=True)
+class FromModule:
+    """By the id of an env that a module registers, which is only imported where envs are built.
+
+    Raises:
+        EnvError: the module cannot be imported, or the id is unknown after it.
+    """
+
+    env: str
+    kwargs: dict[str, Any]
+    max_episode_steps: int | None
+
+    def __call__(self) -> AnyEnv:
+        spec, _ = find_spec(self.env)
+        return FromSpec(spec, self.kwargs, self.max_episode_steps)()
 
 
 @dataclass(frozen=True)
@@ -205,5 +223,5 @@ class WithRegistry:
             ) from error
 
 
-BUILDERS = (FromSpec, FromCallable, WithAttributes, WithTimeLimit, WithWrappers, WithRegistry)
+BUILDERS = (FromSpec, FromModule, FromCallable, WithAttributes, WithTimeLimit, WithWrappers, WithRegistry)
 """Classes whose attributes are named in messages without a label of their own."""

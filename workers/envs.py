@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import inspect
+import multiprocessing
+import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 import gymnasium as gym
@@ -17,33 +20,28 @@ from workers.env_builders import (
     BUILDERS,
     Builder,
     FromCallable,
+    FromModule,
     FromSpec,
     WithRegistry,
     WithTimeLimit,
     WithWrappers,
 )
 from workers.env_compare import AnyEnv
-from workers.env_copies import close_quietly, copies_of
+from workers.env_copies import copies_of
 from workers.env_specs import OLD_GYM_ADVICE, find_spec, is_old_gym_env, portable, registered_here
 from workers.errors import USER_ERRORS, EnvError
-from workers.global_random import seeded_globally
+from workers.global_random import KNOWN_PACKAGES, seeded_globally
 from workers.pickling import dumps, parts
-from workers.slab import Field
-from workers.trial_env import (
-    build_trial,
-    gives_mask_in_info,
-    has_mask_in_observation,
-    has_time_limit,
-    ignored_observations,
-    process_kept,
-    shorter_limit,
-    stateful_wrappers,
-)
+from workers.trial_env import Trial, describe, process_kept
+from workers.trial_process import describe_in_process
 from workers.wrappers import ActionMask, NamedWrapper, NumericObservation, PlainActionMask
 
 __all__ = ["AnyEnv", "EnvFactory", "EnvLike", "env_factory"]
 
 EnvLike: TypeAlias = "str | EnvSpec | Callable[..., AnyEnv] | AnyEnv"
+
+# Modules whose envs and wrappers do nothing to the process in which they are built: Gymnasium's and prl's.
+_KNOWN = (*KNOWN_PACKAGES, "gymnasium.wrappers", "workers.", "prl.")
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,16 @@ def env_factory(
     wrappers: Sequence[str] = (),
     ends_by_itself: bool = False,
     use_action_masks: bool = True,
+    own_process: bool = True,
+    start_timeout: float = 120.0,
 ) -> EnvFactory:
     """Turn anything that names an environment into a factory.
 
-    One env is built here, in the learner's process, to learn its spaces; the working directory and the
-    global generators of `random` and `numpy.random` are as before when it is done.
+    One env is built to learn its spaces: in a process of its own, so that its constructor may hang, exit,
+    print, change directory or set whatever it likes without doing anything to this process. Only what cannot
+    do harm (Gymnasium's own envs), or has been built in this process before (an env that exists already), is
+    built here, as everything is in a daemonic process, which must not have children; the working directory
+    and the global generators of `random` and `numpy.random` are then as before when it is done.
 
     Args:
         env: a Gymnasium id (`module:EnvId` imports `module` first), an `EnvSpec`, a class or function
@@ -119,44 +122,79 @@ def env_factory(
         use_action_masks: False ignores the masks of legal actions that the env gives: all actions are
             played. The key "action_mask" of a Dict observation then is an observation like any other,
             called "plain_action_mask".
+        own_process: False builds the env in this process in any case, for pools whose envs are here, too.
+        start_timeout: seconds that the process may take to start, and the env to be built, and to be reset.
 
     Raises:
         EnvError: in one line, why the env cannot be used.
     """
     with process_kept(), seeded_globally(0):
-        build, name = _builder(env, dict(env_kwargs or {}), _checked_limit(max_episode_steps))
+        build, name, is_known = _builder(env, dict(env_kwargs or {}), _checked_limit(max_episode_steps))
         if wrappers:
-            build = WithWrappers(build, tuple(NamedWrapper(text) for text in wrappers))
-        payload = dumps(name, build, BUILDERS)
-        trial = build_trial(name, build)
-        try:
-            return _describe(name, payload, trial, max_episode_steps, ends_by_itself, use_action_masks)
-        finally:
-            close_quietly(trial)
+            named = tuple(NamedWrapper(text) for text in wrappers)
+            build = WithWrappers(build, named)
+            is_known = is_known and all(wrapper.module.startswith(_KNOWN) for wrapper in named)
+        trial = Trial(name, dumps(name, build, BUILDERS), max_episode_steps, use_action_masks)
+        if is_known or not own_process or multiprocessing.current_process().daemon:
+            found = describe(trial, build)
+        else:
+            found = describe_in_process(trial, start_timeout)
+    if ends_by_itself:
+        found = dataclasses.replace(found, has_time_limit=True)
+    return EnvFactory(name, trial.payload, **vars(found))
 
 
-def _builder(env: EnvLike, kwargs: dict[str, Any], max_episode_steps: int | None) -> tuple[Builder, str]:
-    """What builds the env, without wrappers, and its name."""
+class _Named(NamedTuple):
+    """What builds an env, its name, and whether that is known to do nothing to this process."""
+
     build: Builder
+    name: str
+    is_known: bool
+
+
+def _builder(env: EnvLike, kwargs: dict[str, Any], max_episode_steps: int | None) -> _Named:
+    """What builds the env, without wrappers."""
     if isinstance(env, str | EnvSpec):
-        found, module = find_spec(env)
-        spec = portable(found)
-        build, name = FromSpec(spec, kwargs, max_episode_steps, module), found.id
-        if not isinstance(spec.entry_point, str):
-            build = _with_registry(build)
+        found = _by_id(env, kwargs, max_episode_steps)
     elif (existing := env if isinstance(env, gym.Env) else _returned_env(env)) is not None:
         if kwargs:
             raise EnvError("env_kwargs cannot be applied to an env that exists already; pass its id or class")
-        build, name = copies_of(existing)
+        found = _Named(*copies_of(existing), is_known=True)  # its constructor has run here
     elif callable(env):
-        build = _with_registry(FromCallable(env, kwargs))
+        is_known = inspect.isclass(env) and env.__module__.startswith(_KNOWN) and _is_plain(kwargs)
         name = getattr(env, "__name__", type(env).__name__)
+        found = _Named(_with_registry(FromCallable(env, kwargs)), name, is_known)
     else:
         old = f"; it is an env of {OLD_GYM_ADVICE}" if is_old_gym_env(env) else ""
         raise EnvError(
             f"an env is given as id, EnvSpec, class, function or env, not as {type(env).__name__}{old}"
         )
-    return (build if max_episode_steps is None else WithTimeLimit(build, max_episode_steps)), name
+    if max_episode_steps is None:
+        return found
+    return found._replace(build=WithTimeLimit(found.build, max_episode_steps))
+
+
+def _by_id(env: str | EnvSpec, kwargs: dict[str, Any], max_episode_steps: int | None) -> _Named:
+    if isinstance(env, str):
+        module, _, env_id = env.rpartition(":")
+        if module and module not in sys.modules and not module.startswith(_KNOWN):
+            return _Named(FromModule(env, kwargs, max_episode_steps), env_id, is_known=False)
+    found, imported = find_spec(env)
+    spec = portable(found)
+    build: Builder = FromSpec(spec, kwargs, max_episode_steps, imported)
+    if not isinstance(spec.entry_point, str):
+        return _Named(_with_registry(build), found.id, is_known=False)
+    is_known = spec.entry_point.startswith(_KNOWN) and not spec.additional_wrappers
+    return _Named(build, found.id, is_known and _is_plain((spec.kwargs, kwargs)))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is made of numbers and text alone."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _returned_env(function: object) -> AnyEnv | None:
@@ -182,49 +220,3 @@ def _checked_limit(max_episode_steps: int | None) -> int | None:
 def _with_registry(build: Builder) -> Builder:
     specs, left_out = registered_here()
     return WithRegistry(build, specs, left_out) if specs or left_out else build
-
-
-def _describe(
-    name: str,
-    payload: bytes,
-    trial: AnyEnv,
-    max_episode_steps: int | None,
-    ends_by_itself: bool,
-    use_action_masks: bool,
-) -> EnvFactory:
-    """The factory of envs like `trial`."""
-    with _error_context(f"the action space of {name}"):
-        Field.of(trial.action_space)  # raises, if no row can hold an action
-    ignored = ignored_observations(trial.observation_space)
-    env: AnyEnv = NumericObservation(trial) if ignored else trial
-    with _error_context(f"the observation space of {name}"):
-        Field.of(env.observation_space)
-    mask_from_info = use_action_masks and gives_mask_in_info(name, env)
-    ignores_mask = not use_action_masks and has_mask_in_observation(env)
-    if mask_from_info:
-        env = ActionMask(env)
-    if ignores_mask:
-        env = PlainActionMask(env)
-    notes = stateful_wrappers(name, trial)
-    if max_episode_steps is not None and (limit := shorter_limit(name, trial, max_episode_steps)):
-        notes.append(limit)
-    return EnvFactory(
-        name,
-        payload,
-        env.observation_space,
-        env.action_space,
-        has_time_limit=ends_by_itself or has_time_limit(trial),
-        ignored_observations=ignored,
-        mask_from_info=mask_from_info,
-        ignores_mask=ignores_mask,
-        notes=tuple(notes),
-    )
-
-
-@contextlib.contextmanager
-def _error_context(what: str) -> Iterator[None]:
-    """Say of an EnvError what it is about."""
-    try:
-        yield
-    except EnvError as error:
-        raise EnvError(f"{what}: {error}") from error

@@ -1,4 +1,4 @@
-"""What is learnt about an env from building one of its kind in the learner's process."""
+"""What is learnt about an env from building one of its kind: in a process of its own, or in the learner's."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import inspect
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 
 from workers.env_builders import Builder
 from workers.env_compare import AnyEnv, layers
+from workers.env_copies import close_quietly
 from workers.env_specs import OLD_GYM_ADVICE, is_old_gym_env, spec_of
 from workers.errors import USER_ERRORS, EnvError, one_line
 from workers.returns import api_error, reset_values
 from workers.rows import IGNORE_MASKS, MASK_KEY, has_numbers, is_numeric
 from workers.rows import leaves as space_leaves
-from workers.wrappers import has_choices, mask_length, mask_of
+from workers.slab import Field
+from workers.space_codec import decode, encode
+from workers.wrappers import (
+    ActionMask,
+    NumericObservation,
+    PlainActionMask,
+    has_choices,
+    mask_length,
+    mask_of,
+)
 
 # Attributes by which envs limit their episodes themselves: MiniGrid and many others, Meta-World.
 _OWN_LIMITS = ("max_steps", "max_episode_steps", "_max_episode_steps", "max_path_length")
@@ -50,6 +62,144 @@ def process_kept() -> Iterator[None]:
         if before is not None:
             with contextlib.suppress(OSError):
                 os.chdir(before)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An env that is to be tried out.
+
+    Attributes:
+        name: what to call it in messages.
+        payload: a cloudpickled function without arguments that returns an env.
+        max_episode_steps: the limit that the user has set, if any.
+        use_action_masks: whether masks of the env are of interest.
+    """
+
+    name: str
+    payload: bytes
+    max_episode_steps: int | None = None
+    use_action_masks: bool = True
+
+    def builder(self) -> Builder:
+        """The function in `payload`.
+
+        Raises:
+            EnvError: it needs a module that this process cannot import.
+        """
+        try:
+            build: Builder = cloudpickle.loads(self.payload)
+        except USER_ERRORS as error:  # modules of the user's are imported
+            raise EnvError.of(f"unpickling {self.name} in a process of its own", error) from error
+        return build
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is learnt about an env. Plain data: see `tree`.
+
+    The attributes are those of `workers.envs.EnvFactory`; `has_time_limit` is what can be seen.
+    """
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    has_time_limit: bool
+    ignored_observations: tuple[str, ...] = ()
+    mask_from_info: bool = False
+    ignores_mask: bool = False
+    notes: tuple[str, ...] = ()
+
+    def tree(self) -> dict[str, Any]:
+        """As dicts, lists, text and numbers, for JSON.
+
+        Raises:
+            EnvError: see `space_codec.encode`.
+        """
+        spaces = {name: encode(getattr(self, name)) for name in ("observation_space", "action_space")}
+        return vars(self) | spaces
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any]) -> Description:
+        """The opposite of `tree`.
+
+        Raises:
+            ValueError, KeyError, TypeError: the tree is none of a description.
+        """
+        ignored, notes = (tuple(map(str, tree[name])) for name in ("ignored_observations", "notes"))
+        return cls(
+            decode(tree["observation_space"]),
+            decode(tree["action_space"]),
+            has_time_limit=bool(tree["has_time_limit"]),
+            ignored_observations=ignored,
+            mask_from_info=bool(tree["mask_from_info"]),
+            ignores_mask=bool(tree["ignores_mask"]),
+            notes=notes,
+        )
+
+
+def describe(trial: Trial, build: Builder) -> Description:
+    """Build an env, look at it, and close it.
+
+    Args:
+        trial: what is asked.
+        build: makes the env.
+
+    Raises:
+        EnvError: in one line, why the env cannot be used.
+    """
+    env = build_trial(trial.name, build)
+    try:
+        return look_at(trial, env)
+    finally:
+        close_quietly(env)
+
+
+def look_at(trial: Trial, bare: AnyEnv, doing: Callable[[str], None] = lambda what: None) -> Description:
+    """Learn what there is to know about an env.
+
+    Args:
+        trial: what is asked.
+        bare: the env.
+        doing: told what comes next, if it may take long.
+
+    Raises:
+        EnvError: in one line, why the env cannot be used.
+    """
+    name = trial.name
+    with _error_context(f"the action space of {name}"):
+        Field.of(bare.action_space)  # raises, if no row can hold an action
+    ignored = ignored_observations(bare.observation_space)
+    env: AnyEnv = NumericObservation(bare) if ignored else bare
+    with _error_context(f"the observation space of {name}"):
+        Field.of(env.observation_space)
+    doing(f"reset(seed=0) of {name}")
+    mask_from_info = trial.use_action_masks and gives_mask_in_info(name, env)
+    ignores_mask = not trial.use_action_masks and has_mask_in_observation(env)
+    if mask_from_info:
+        env = ActionMask(env)
+    if ignores_mask:
+        env = PlainActionMask(env)
+    notes = stateful_wrappers(name, bare)
+    limit = trial.max_episode_steps
+    if limit is not None and (shorter := shorter_limit(name, bare, limit)):
+        notes.append(shorter)
+    return Description(
+        env.observation_space,
+        env.action_space,
+        has_time_limit=has_time_limit(bare),
+        ignored_observations=ignored,
+        mask_from_info=mask_from_info,
+        ignores_mask=ignores_mask,
+        notes=tuple(notes),
+    )
+
+
+@contextlib.contextmanager
+def _error_context(what: str) -> Iterator[None]:
+    """Say of an EnvError what it is about."""
+    try:
+        yield
+    except EnvError as error:
+        raise EnvError(f"{what}: {error}") from error
 
 
 def build_trial(name: str, build: Builder) -> AnyEnv:

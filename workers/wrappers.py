@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -182,33 +183,49 @@ def mask_of(info: Any, length: int) -> npt.NDArray[np.int8]:
 class NamedWrapper:
     """A wrapper given as text: "module:Class" or "module:Class(key=value, ...)" with literal values.
 
-    The class is found at once. It travels to workers by its name, or by value if it is one of the user's
-    `__main__`, which a worker does not have.
+    A class that is loaded already is found at once; it travels to workers by its name, or by value if it is
+    one of the user's `__main__`, which a worker does not have. Others are imported where envs are built.
 
     Raises:
-        EnvError: the text is not of that form, or the module or class cannot be found.
+        EnvError: the text is not of that form, or the class cannot be found in the module.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        module, name, self.kwargs = _parsed(text)
+        self.module, self._name, self.kwargs = _parsed(text)
+        self._found = self._find() if self.module in sys.modules else None
+
+    @property
+    def wrapper(self) -> Callable[..., Any]:
+        """The class.
+
+        Raises:
+            EnvError: the module cannot be imported, or the class cannot be found in it.
+        """
+        return self._find() if self._found is None else self._found
+
+    def _find(self) -> Callable[..., Any]:
         try:
-            self.wrapper: Callable[..., Any] = getattr(importlib.import_module(module), name)
+            found: Callable[..., Any] = getattr(importlib.import_module(self.module), self._name)
         except AttributeError as error:
-            raise EnvError(f"the wrapper {text!r} is unknown: {describe(error)}") from error
+            raise EnvError(f"the wrapper {self.text!r} is unknown: {describe(error)}") from error
         except USER_ERRORS as error:  # what happens in the module is the user's code
-            raise EnvError(f"cannot import the wrapper {text!r}: {describe(error)}") from error
-        if not callable(self.wrapper):
-            raise EnvError(f"the wrapper {text!r} is not a class")
+            raise EnvError(f"cannot import the wrapper {self.text!r}: {describe(error)}") from error
+        if not callable(found):
+            raise EnvError(f"the wrapper {self.text!r} is not a class")
+        return found
 
     def __call__(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         """The env in its wrapper; the env is closed if that fails.
 
         Raises:
-            EnvError: the constructor raised, or returned no env.
+            EnvError: it cannot be found, the constructor raised, or it returned no env.
         """
         try:
             wrapped = self.wrapper(env, **self.kwargs)
+        except EnvError:
+            env.close()
+            raise
         except USER_ERRORS as error:  # the constructor is the user's code
             env.close()
             raise EnvError.of(f"the wrapper {self.text!r}", error) from error

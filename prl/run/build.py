@@ -51,6 +51,8 @@ def build_factory(config: TrainConfig) -> EnvFactory:
         wrappers=config.wrappers,
         ends_by_itself=config.ends_by_itself,
         use_action_masks=config.action_masks,
+        own_process=config.num_workers != 0,  # else the envs are in this process, too
+        start_timeout=config.start_timeout,
     )
 
 

@@ -46,13 +46,13 @@ def evaluate_run(
     """
     config = load_config(run)
     weights = weights_of(run, best).absolute()  # an env may change the working directory
-    factory = build_factory(config)
+    hosted = dataclasses.replace(config, num_workers=num_workers)
+    factory = build_factory(hosted)
     # A GPU that the run was given need not be on this machine.
     device = pick_device("cpu" if config.device == "cpu" else "auto")
     policy = policy_for(run, config, factory).to(device)
     load_weights(policy, weights)
     seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
-    hosted = dataclasses.replace(config, num_workers=num_workers)
     with (
         reproducible(config.torch_threads, device),
         build_pool(hosted, factory, num_envs or min(episodes, _MAX_ENVS)) as pool,
