@@ -19,10 +19,7 @@ from prl.report.series import Series, thinned
 _WIDTH, _HEIGHT = 2000, 1000  # of the drawing's coordinates; the page stretches them
 COLORS = 8  # of the palette in style.css
 _ROOM = 0.05  # of the range, above and below the lines
-_LABEL_GAP = {
-    True: 6.5,
-    False: 16.0,
-}  # % of the height that a label needs, in a large chart and in a small one
+_LABEL_GAP = 6.5  # % of the height of a large chart that a label needs
 _TICKS = {True: 5, False: 3}  # of the vertical axis
 _SLOTS = {True: 64, False: 28}
 
@@ -238,16 +235,18 @@ def _end_labels(chart: Chart, up: _Scale) -> Markup:
     """Names beside the ends of lines, moved apart where they would overlap."""
     lines = sorted((line for line in chart.lines if line.label), key=lambda line: float(line.series.y[-1]))
     wanted = [100.0 * up.at(float(line.series.y[-1])) for line in lines]
+    gap = min(_LABEL_GAP, 100.0 / max(len(lines), 1))  # many of them have to overlap
     spans = [
         element(
             "span",
-            line.label,
-            " ",
             element("b", number(float(line.series.y[-1]))),
+            " ",
+            line.label,
+            title=line.label,
             class_=color_class(line.color),
             style=f"bottom:{place:.4g}%",
         )
-        for line, place in zip(lines, spread(wanted, _LABEL_GAP[chart.large], 100.0), strict=True)
+        for line, place in zip(lines, spread(wanted, gap, 100.0), strict=True)
     ]
     return element("div", spans, class_="ends")
 

@@ -218,7 +218,7 @@ def _player(video: Path, caption: str) -> Markup:
         muted=True,
         loop=True,
         playsinline=True,
-        preload="metadata",
+        preload="auto",
         src=f"data:{kind};base64,{data}",
     )
     return element("figure", player, element("figcaption", element("span", caption)), class_="replay")

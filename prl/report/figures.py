@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -44,46 +45,52 @@ def _last_step(groups: Sequence[Group]) -> float:
 
 def return_charts(env_id: str, groups: Sequence[Group]) -> list[Markup]:
     """The learning curve with evaluations; for several groups training and evaluations apart."""
-    threshold = reward_threshold(env_id)
+    wrapped = any(run.settings.get("wrappers") for group in groups for run in group.runs)
+    threshold = None if wrapped else reward_threshold(env_id)  # a wrapper may change rewards
     rule = None if threshold is None else (threshold, f"reward threshold {threshold:g}")
-    end = _last_step(groups)
-    if len(groups) == 1:
-        lines = [*_lines(groups[0], RETURN, 0, "training"), *_lines(groups[0], EVALUATION, 1, "evaluation")]
-        charts = [("Return", "training: mean of the last 100 episodes", lines)]
-    else:
-        charts = [
-            (
-                title,
-                note,
-                [line for group in groups for line in _lines(group, column, group.color, group.label)],
-            )
-            for title, note, column in (
-                ("Evaluation return", "deterministic policy", EVALUATION),
-                ("Training return", "mean of the last 100 episodes", RETURN),
-            )
-        ]
+    charts = [_learning_curve(groups[0])] if len(groups) == 1 else _comparison(groups)
     return [
-        render(Chart(title, tuple(lines), note, large=True, rule=rule, x_end=end))
+        render(Chart(title, lines, note, large=True, rule=rule, x_end=_last_step(groups)))
         for title, note, lines in charts
         if lines
     ]
 
 
+def _learning_curve(group: Group) -> tuple[str, str, tuple[Line, ...]]:
+    training, evaluation = _lines(group, RETURN, 0, "training"), _lines(group, EVALUATION, 1, "evaluation")
+    lines = (*training, *evaluation)
+    note = "training: mean of the last 100 episodes"
+    note += "; evaluation: the deterministic policy" if evaluation else ""
+    note += "; bands: 95 % intervals" if any(line.low is not None for line in lines) else ""
+    return "Return", note, lines
+
+
+def _comparison(groups: Sequence[Group]) -> list[tuple[str, str, tuple[Line, ...]]]:
+    def lines(column: str) -> tuple[Line, ...]:
+        return tuple(line for group in groups for line in _lines(group, column, group.color, group.label))
+
+    return [
+        ("Evaluation return", "the deterministic policy", lines(EVALUATION)),
+        ("Training return", "mean of the last 100 episodes", lines(RETURN)),
+    ]
+
+
 def _lines(group: Group, column: str, color: int, label: str, thin: bool = True) -> list[Line]:
     """A column of a group: thin lines of its runs, below one that puts them together."""
-    dots = column == EVALUATION
+    is_evaluation = column.startswith("eval/")
+    style: Literal["dots", "line"] = "dots" if is_evaluation else "line"
     all_runs = [curve for run in group.runs if (curve := series(run, column))]
     compared = [curve for run in group.compared if (curve := series(run, column))]
     if len(all_runs) == 1:
-        return [Line(all_runs[0], color, "dots" if dots else "line", label)]
-    shows_thin = thin and not dots and len(all_runs) <= _MOST_THIN
+        return [Line(all_runs[0], color, style, label)]
+    shows_thin = thin and not is_evaluation and len(all_runs) <= _MOST_THIN
     lines = [Line(curve, color, "thin") for curve in all_runs] if shows_thin else []
-    summary = over_seeds(compared) if compared else None
-    if summary is None:
-        return lines
-    # A band beside thin lines would say the same twice.
-    low, high = summary.low, summary.high
-    return [*lines, Line(summary.middle, color, "dots" if dots else "line", label, low, high)]
+    summary = over_seeds(compared, point_by_point=is_evaluation) if compared else None
+    return (
+        lines
+        if summary is None
+        else [*lines, Line(summary.middle, color, style, label, summary.low, summary.high)]
+    )
 
 
 # ---- small charts

@@ -122,4 +122,6 @@ def tick_labels(values: Sequence[float]) -> list[str]:
         6,
     )
     texts = [f"{value:,.{decimals}f}".replace("-", _MINUS) for value in scaled]
-    return [text if value == 0.0 else text + suffix for text, value in zip(texts, scaled, strict=True)]
+    return [
+        "0" if suffix and value == 0.0 else text + suffix for text, value in zip(texts, scaled, strict=True)
+    ]

@@ -87,6 +87,11 @@ def remarks(groups: Sequence[Group]) -> list[str]:
     """What a reader has to know about runs that did not come to their end, or were not evaluated."""
     runs = [run for group in groups for run in group.runs]
     lines = [_unfinished(run, alone=len(runs) == 1) for run in runs if run.status != "finished"]
+    lines += [
+        f"{run.name}: {count(run.fact('lost_episodes'))} episodes were lost with their worker or env."
+        for run in runs
+        if run.fact("lost_episodes") > 0
+    ]
     if any(len(group.compared) < len(group.runs) for group in groups):
         lines.append("Statistics over seeds leave out runs that did not finish.")
     unevaluated = [run.name for run in runs if not math.isfinite(final_evaluation(run))]

@@ -77,22 +77,30 @@ def thinned(curve: Series, buckets: int = _BUCKETS) -> Series:
     return Series(curve.x[rows], curve.y[rows])
 
 
-def over_seeds(curves: Sequence[Series]) -> Summary | None:
+def over_seeds(curves: Sequence[Series], point_by_point: bool = False) -> Summary | None:
     """Curves of several seeds as one, over the steps that all of them have seen; None if there are none.
 
     Between its points a curve is interpolated.
 
     Args:
         curves: at least one.
+        point_by_point: if they have equally many points, put together the first points of all, the second,
+            and so on: evaluations are due at the same steps, and come with the update that follows.
     """
+    if point_by_point and len({len(curve.x) for curve in curves}) == 1:
+        grid = np.mean([curve.x for curve in curves], axis=0)
+        return _summary(grid, np.stack([curve.y for curve in curves], axis=1))
     first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     if first > last:
         return None
     longest = max(curves, key=lambda curve: len(curve.x)).x
     shared = longest[(longest >= first) & (longest <= last)]
     grid = shared if 0 < len(shared) <= _GRID_POINTS else np.linspace(first, last, _GRID_POINTS)
-    values = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves], axis=1)
+    return _summary(grid, np.stack([np.interp(grid, curve.x, curve.y) for curve in curves], axis=1))
+
+
+def _summary(grid: Column, values: Column) -> Summary:
     middle = Series(grid, interquartile_mean(values))
-    if len(curves) < MIN_SEEDS:
+    if values.shape[1] < MIN_SEEDS:
         return Summary(middle, None, None)
     return Summary(middle, *bootstrap_band(values, resamples=_RESAMPLES))

@@ -55,12 +55,14 @@ def group_table(groups: Sequence[Group], decimals: int) -> Markup:
         _statistical("success", success_rate, percent),
     ]
     shown = [c for c in columns if any(_statistic(c, group) for group in groups)]
-    heads = ["", "runs", *(head for column in shown for head in (column.head, "95 % interval")), "steps/s"]
+    has_intervals = any(_middle_and_ends(c, group)[1] for c in shown for group in groups)
+    parts = 2 if has_intervals else 1  # the mean, and the interval if there is one anywhere
+    heads = ["", "runs", *(h for c in shown for h in (c.head, "95 % interval")[:parts]), "steps/s"]
     rows = [
         [
             _named(group.label, group.color),
             _number_cell(str(len(group.compared))),
-            *(_number_cell(text) for column in shown for text in _middle_and_ends(column, group)),
+            *(_number_cell(text) for column in shown for text in _middle_and_ends(column, group)[:parts]),
             _number_cell(_middle_and_ends(_statistical("steps/s", training_speed, count), group)[0]),
         ]
         for group in groups
