@@ -45,7 +45,7 @@ def parse(
     parser = _parser(config_class, hints, prog, positional)
     _refuse_empty_paths(hints, argv)
     try:
-        file = _config_file(argv)
+        file = _config_file(argv, resumes="resume" in hints)
         chosen = {} if file is None else _file_values(parser, hints, file)
         parser.set_defaults(chosen)
         if "preset" in hints:
@@ -168,12 +168,27 @@ def _refuse_empty_paths(hints: Mapping[str, Any], argv: Sequence[str]) -> None:
             raise ConfigError(f"{flag} must be {type_in_words(hint)}, got ''")
 
 
-def _config_file(argv: Sequence[str]) -> Path | None:
-    """`--config` is looked for ahead of everything else, so that flags win wherever they stand."""
+def _config_file(argv: Sequence[str], resumes: bool) -> Path | None:
+    """`--config` is looked for ahead of everything else, so that flags win wherever they stand.
+
+    Args:
+        argv: see `parse`.
+        resumes: `--resume RUN` stands for the settings of that run.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
-    file: Path | None = finder.parse_known_args(list(argv))[0].config
-    return file
+    if resumes:
+        finder.add_argument("--resume", type=Path)
+    found = finder.parse_known_args(list(argv))[0]
+    file: Path | None = found.config
+    run: Path | None = getattr(found, "resume", None)
+    if run is None:
+        return file
+    if file is not None:
+        raise ConfigError(f"--resume goes on with the settings of {run}, so --config {file} has no place")
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"--resume {run}: not the folder of a run, it has no config.yaml")
+    return run / "config.yaml"
 
 
 def _file_values(parser: ArgumentParser, hints: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from learner.ppo_config import PPOConfig
 from learner.settings import ConfigError, Rule, check
+from prl.config.checkpoint_every import AUTO, checkpoint_every
 from prl.config.yaml_format import Unwritten, dump, writable
 
-__all__ = ["ConfigError", "TrainConfig", "to_yaml", "unused_settings", "unwritable_settings"]
+__all__ = ["ConfigError", "TrainConfig", "described", "to_yaml", "unused_settings", "unwritable_settings"]
 
 _GROUP_SIZE = 16  # see docs/performance.md
 
@@ -73,6 +74,10 @@ class TrainConfig(PPOConfig):
             depend on it. auto measures whether all cores that workers leave idle are at least 10 % faster
             than one; the number is written to config.yaml.
         run_folder: folder for the run; null makes a new one below runs/.
+        checkpoint_every: write a checkpoint, from which --resume goes on exactly, after this number of
+            updates, or seconds as in 60s; the end of a run, however it comes, writes one, too. auto does
+            after 10 s or more, so that it takes at most 0.5 % of the time. 0 writes none at all.
+        keep_checkpoints: the newest checkpoints that are kept, besides that of the best evaluation.
         rnd: reward states that are new to the learner (Random Network Distillation).
         rnd_coef: weight of the advantages of that reward beside those of the env's.
         rnd_gamma: discount of that reward.
@@ -113,6 +118,8 @@ class TrainConfig(PPOConfig):
     device: str = "auto"
     torch_threads: int | Literal["auto"] = 1
     run_folder: Path | None = None
+    checkpoint_every: int | str = AUTO
+    keep_checkpoints: int = 2
     rnd: bool = False
     rnd_coef: float = 0.5
     rnd_gamma: float = 0.99
@@ -130,6 +137,7 @@ class TrainConfig(PPOConfig):
         if not self.env_id:
             raise ConfigError("env_id is required, e.g. CartPole-v1")
         check(self, _RULES)
+        checkpoint_every(self.checkpoint_every)
         if self.num_groups is not None and self.num_envs != "auto" and self.num_groups > self.num_envs:
             raise ConfigError(f"num_groups must be at most num_envs ({self.num_envs}), got {self.num_groups}")
 
@@ -167,7 +175,7 @@ def folder_path(run_folder: str | os.PathLike[str]) -> Path:
 
 _RULES: tuple[Rule, ...] = (
     (
-        "max_episode_steps num_groups num_steps total_timesteps batch_size",
+        "max_episode_steps num_groups num_steps total_timesteps batch_size keep_checkpoints",
         lambda v: v >= 1,
         "at least 1",
     ),
@@ -212,6 +220,11 @@ def to_yaml(config: TrainConfig) -> str:
     then asks for them; see `unwritable_settings`.
     """
     return dump({name: writable(value) for name, value in _as_written(config).items()})
+
+
+def described(config: TrainConfig) -> dict[str, str]:
+    """Every setting as text, to be compared."""
+    return {name: repr(value) for name, value in _as_written(config).items()}
 
 
 def unwritable_settings(config: TrainConfig) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files of a run: replaced in one step, and the versions that are written into them."""
+"""Files and folders of a run: written in one step, and the versions that are written into them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,65 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
         WriteError: see `replace_file`.
     """
     replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder in one step: after a crash at any moment, of the machine too, it is there or not.
+
+    Args:
+        path: of the folder, in which nothing may be; missing parents are made.
+        files: content by name.
+
+    Raises:
+        WriteError: it cannot be written; nothing is left of it.
+    """
+    temporary = temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkdir(temporary)
+        for name, content in files.items():
+            _write_synced(temporary / name, content)
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:  # nothing else, so that a crash in a test leaves what a crash leaves
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder in one step, as far as a crash can tell: a half of it never stands under its name.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    temporary = temporary_beside(path)
+    os.rename(path, temporary)
+    shutil.rmtree(temporary)
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which a folder is written, or removed."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

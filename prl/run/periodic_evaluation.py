@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -51,6 +52,23 @@ class Evaluation:
     def _returns(self) -> list[float]:
         return [episode.episode_return for episode in self.episodes]
 
+    def as_numbers(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"timesteps": self.timesteps, "episodes": [list(astuple(one)) for one in self.episodes]}
+
+    @classmethod
+    def of_numbers(cls, numbers: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `as_numbers`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are something else.
+        """
+        episodes = [Episode(*fields) for fields in numbers["episodes"]]
+        evaluation = cls(int(numbers["timesteps"]), tuple(episodes))
+        if not episodes or not all(map(math.isfinite, evaluation.metrics().values())):
+            raise ValueError("an evaluation has at least one episode, and finite returns")
+        return evaluation
+
     def metrics(self) -> dict[str, float]:
         """For sinks, under the names of Stable-Baselines3."""
         return {
@@ -62,6 +80,45 @@ class Evaluation:
             "eval/mean_ep_length": self.mean_length,
             "eval/episodes": float(len(self.episodes)),
         }
+
+
+@dataclass(frozen=True)
+class EvaluationsSoFar:
+    """What the coming evaluations of a run depend on.
+
+    Attributes:
+        timesteps: env steps of the run at its last update.
+        best: the best evaluation so far.
+        last: the last evaluation.
+    """
+
+    timesteps: int = 0
+    best: Evaluation | None = None
+    last: Evaluation | None = None
+
+    def as_numbers(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "timesteps": self.timesteps,
+            "best": None if self.best is None else self.best.as_numbers(),
+            "last": None if self.last is None else self.last.as_numbers(),
+        }
+
+    @classmethod
+    def of_numbers(cls, numbers: Mapping[str, Any]) -> EvaluationsSoFar:
+        """The inverse of `as_numbers`.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are something else.
+        """
+        best, last = (
+            None if numbers[name] is None else Evaluation.of_numbers(numbers[name])
+            for name in ("best", "last")
+        )
+        return cls(int(numbers["timesteps"]), best, last)
+
+
+NOTHING_SO_FAR = EvaluationsSoFar()
 
 
 @dataclass(frozen=True)
@@ -94,6 +151,7 @@ class PeriodicEvaluation:
         seed: of the run.
         sinks: get the metrics of every evaluation; they are closed by their owner.
         on_best: called with each evaluation whose mean return is higher than all before, after the sinks.
+        so_far: what a run has evaluated that this one continues.
 
     Attributes:
         best: the best evaluation so far; of equal ones the earliest.
@@ -109,6 +167,7 @@ class PeriodicEvaluation:
         seed: int,
         sinks: Sequence[Sink] = (),
         on_best: Callable[[Evaluation], None] = lambda evaluation: None,
+        so_far: EvaluationsSoFar = NOTHING_SO_FAR,
     ) -> None:
         self._policy = policy
         self._schedule = schedule
@@ -116,9 +175,9 @@ class PeriodicEvaluation:
         self._seeds = evaluation_seeds(seed, schedule.episodes)
         self._sinks = tuple(sinks)
         self._on_best = on_best
-        self._timesteps = 0
-        self.best: Evaluation | None = None
-        self.last: Evaluation | None = None
+        self._timesteps = so_far.timesteps
+        self.best = so_far.best
+        self.last = so_far.last
 
     def after_update(self, timesteps: int) -> None:
         """Evaluate if it is time to.
@@ -155,6 +214,11 @@ class PeriodicEvaluation:
         if improved:
             self.best = evaluation
             self._on_best(evaluation)
+
+    @property
+    def so_far(self) -> EvaluationsSoFar:
+        """What a run that continues this one begins with."""
+        return EvaluationsSoFar(self._timesteps, self.best, self.last)
 
     def summary(self) -> dict[str, Any]:
         """What the run's summary says about its evaluations."""

@@ -6,14 +6,19 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from learner.policy import ActorCritic
+from learner.state import copied
+from prl.run.checkpointing import Checkpointing, NoCheckpoints, SafePoint
 from prl.run.files import WriteError
 from prl.run.periodic_evaluation import NO_EVALUATION, Evaluation, EvaluationSchedule, PeriodicEvaluation
+from prl.run.resume import AT_THE_BEGINNING, Begun, run_state
+from prl.run.rewinding import rewind_csv, rewind_events
 from prl.run.run_folder import RunFolder
 from prl.run.sinks import CsvSink, FaultTolerantSink, Hold, ProgressBar, Sink, TensorBoardSink, open_sink
 from prl.run.weights import weights_sha256
@@ -26,13 +31,15 @@ class Recorder:
     For the arguments see `prl.run.train.run_training`.
 
     Args:
-        trainer: at its beginning.
+        trainer: at its beginning, or where the run goes on.
         total_timesteps: of the run.
         folder: where to write; None writes nothing.
         name: of the env, for the summary.
         schedule: of evaluations; None does without.
         hold: makes the context in which something is written; see `Signals.held`.
         sinks: get all metrics.
+        checkpoints: writes them.
+        begun: how far the run has come.
     """
 
     def __init__(
@@ -44,6 +51,8 @@ class Recorder:
         schedule: EvaluationSchedule | None,
         hold: Hold,
         sinks: Sequence[Sink],
+        checkpoints: Checkpointing | None = None,
+        begun: Begun = AT_THE_BEGINNING,
     ) -> None:
         self._start = time.perf_counter()
         self._trainer = trainer
@@ -51,8 +60,10 @@ class Recorder:
         self._folder = folder
         self._name = name
         self._hold = hold
-        self._last: Report | None = None
-        self._weights = _snapshot(self._policy)
+        self._begun = self._reached = begun
+        self._point = begun.point
+        self._checkpoints = checkpoints or NoCheckpoints()
+        self._weights = copied(self._policy.state_dict())
         self._total_timesteps = total_timesteps
         self._schedule = schedule
         self._evaluation: PeriodicEvaluation | None = None
@@ -62,7 +73,9 @@ class Recorder:
 
     def begin(self) -> None:
         """Open the sinks. If that fails, `finish` closes those that are open, and the caller's."""
-        self._sinks.append(FaultTolerantSink(ProgressBar(self._total_timesteps), self._hold))
+        self._sinks.append(
+            FaultTolerantSink(ProgressBar(self._total_timesteps, self._begun.timesteps), self._hold)
+        )
         self._open_sinks(self._schedule is not None)
         if self._schedule is not None:
             self._evaluation = PeriodicEvaluation(
@@ -72,6 +85,7 @@ class Recorder:
                 seed=self._trainer.seed,
                 sinks=self._evaluation_sinks,
                 on_best=self._keep_best,
+                so_far=self._begun.evaluations,
             )
 
     def _open_sinks(self, evaluates: bool) -> None:
@@ -79,26 +93,55 @@ class Recorder:
         shared = list(self._callers)
         if self._folder is not None:
             path = self._folder.path
-            self._sinks += open_sink(CsvSink, path / "progress.csv", self._hold)
+            columns = ("time/total_timesteps", "eval/timesteps")
+            of_updates, of_evaluations = (partial(self._csv, column=column) for column in columns)
+            self._sinks += open_sink(of_updates, path / "progress.csv", self._hold)
             if evaluates:
-                self._evaluation_sinks += open_sink(CsvSink, path / "evaluations.csv", self._hold)
+                self._evaluation_sinks += open_sink(of_evaluations, path / "evaluations.csv", self._hold)
             if TensorBoardSink.available():
-                shared += open_sink(TensorBoardSink, path / "tensorboard", self._hold)
+                shared += open_sink(self._tensorboard, path / "tensorboard", self._hold)
         self._sinks += shared
         self._evaluation_sinks += shared
 
+    def _csv(self, path: Path, column: str) -> CsvSink:
+        """A sink that goes on where the run does."""
+        if self._begun.point is None:
+            return CsvSink(path)
+        return CsvSink(path, rewind_csv(path, column, self._begun.timesteps))
+
+    def _tensorboard(self, folder: Path) -> TensorBoardSink:
+        """A sink that goes on where the run does."""
+        if self._begun.point is None:
+            return TensorBoardSink(folder)
+        rewind_events(folder, self._begun.timesteps)
+        return TensorBoardSink(folder, self._begun.timesteps)
+
     def record(self, report: Report) -> None:
-        """Pass the metrics of an update to the sinks, and evaluate if it is time to.
+        """Pass the metrics of an update to the sinks, evaluate and write a checkpoint if it is time to.
+
+        What comes of an error or a signal on the way is a run that goes back to the update before.
 
         Raises:
             WorkerError, NonFiniteError: the evaluation failed.
         """
-        self._last, self._weights = report, _snapshot(self._policy)
-        metrics = MappingProxyType(report.metrics)
+        state = self._checkpoints.state_of(self._trainer)
+        self._weights = state["learner"]["policy"]
+        self._reached = _reached(report)
+        metrics = MappingProxyType(report.metrics | self._checkpoints.metrics())
         for sink in self._sinks:
             sink.write(report.timesteps, metrics)
+        evaluations = self._begun.evaluations
         if self._evaluation is not None:
             self._evaluation.after_update(report.timesteps)
+            evaluations = self._evaluation.so_far
+        best = None if evaluations.best is None else evaluations.best.timesteps
+        written = run_state(state, evaluations, self._seconds())
+        self._point = SafePoint(report.timesteps, report.iteration, written, best)
+        self._checkpoints.after_update(self._point)
+
+    def _seconds(self) -> float:
+        """That the run has taken, before it was interrupted too."""
+        return self._begun.seconds + time.perf_counter() - self._start
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         if self._folder is None:
@@ -126,11 +169,12 @@ class Recorder:
         Raises:
             WriteError: something could not be written, and `status` is "finished"; else that is a warning.
         """
-        seconds = time.perf_counter() - self._start
+        seconds = self._seconds()
         self._policy.load_state_dict(self._weights)  # an update may have been cut short
         folder, errors = self._folder, list[WriteError]()
         if folder is not None:
             _try(lambda: folder.save_weights(self._policy), errors)  # first: the run was for them
+        self._checkpoints.finish(self._point)
         opened = (*self._sinks, *self._evaluation_sinks, *self._callers)
         for sink in {id(sink): sink for sink in opened}.values():
             sink.close()
@@ -144,30 +188,35 @@ class Recorder:
         return summary
 
     def _summary(self, status: str, seconds: float) -> dict[str, Any]:
-        trainer, last = self._trainer, self._last
-        timesteps = last.timesteps if last else 0
-        mean_return = last.mean_return if last else math.nan
+        trainer, reached = self._trainer, self._reached
         return {
             "status": status,
             "env_id": self._name,
             "seed": trainer.seed,
-            "timesteps": timesteps,
-            "iterations": last.iteration if last else 0,
-            "episodes": last.episodes if last else 0,
-            "mean_return": None if math.isnan(mean_return) else round(mean_return, 4),
-            "steps_per_second": round(timesteps / seconds, 1),
+            "timesteps": reached.timesteps,
+            "iterations": reached.updates,
+            "episodes": reached.episodes,
+            "mean_return": None if math.isnan(reached.mean_return) else round(reached.mean_return, 4),
+            "steps_per_second": round(reached.timesteps / seconds, 1),
             "wall_seconds": round(seconds, 3),
             "num_workers": trainer.pool.num_workers,
             "num_envs": trainer.pool.num_envs,
             "torch_threads": torch.get_num_threads(),
-            "lost_episodes": last.lost_episodes if last else 0,
+            "lost_episodes": reached.lost_episodes,
             "weights_sha256": weights_sha256(self._policy),
+            **self._checkpoints.summary(),
             **(self._evaluation.summary() if self._evaluation else NO_EVALUATION),
         }
 
 
-def _snapshot(policy: ActorCritic) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+def _reached(report: Report) -> Begun:
+    return Begun(
+        timesteps=report.timesteps,
+        updates=report.iteration,
+        episodes=report.episodes,
+        lost_episodes=report.lost_episodes,
+        mean_return=report.mean_return,
+    )
 
 
 def _try(write: Callable[[], object], errors: list[WriteError]) -> None:

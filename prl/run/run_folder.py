@@ -15,18 +15,26 @@ from typing import Any
 from learner.fingerprint import fingerprint
 from learner.policy import ActorCritic
 from learner.settings import ConfigError
-from prl.run.files import replace_json, versions
+from prl.run.files import replace_file, replace_json, versions
+from prl.run.lock import FolderLock
 from prl.run.weights import save_weights
 
 WEIGHTS = "weights"
 BEST = "best"
+CHECKPOINTS = "checkpoints"
 _PACKAGES = ("prl", "torch", "gymnasium", "numpy", "cloudpickle", "safetensors")
 
 
-class RunFolder:
-    """A new folder for one run.
+def here_and_now() -> dict[str, str]:
+    """The versions of what computes here, and the fingerprint of this machine's arithmetic."""
+    return {**versions(_PACKAGES), "fingerprint": fingerprint()}
 
-    As a context manager it removes what it has written when the block ends, unless `keep` was called.
+
+class RunFolder:
+    """A new folder for one run, and its only writer.
+
+    As a context manager it gives its lock back when the block ends, and removes what it has written, unless
+    `keep` was called.
 
     Args:
         path: made if need be; must not hold a run.
@@ -38,6 +46,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()  # an env may change the working directory
         self._kept = False
+        self._lock: FolderLock | None = None
         with self._written():
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"run_folder {path} is not a folder")
@@ -50,9 +59,10 @@ class RunFolder:
             except FileExistsError:
                 raise ConfigError(_taken(path)) from None
         with self._written(), file:
-            file.write(shlex.join([sys.executable, *sys.argv]) + "\n")
+            self._lock = FolderLock(self.path / "command.txt")
+            file.write(_command_line())
             file.flush()
-            about = {**versions(_PACKAGES), "fingerprint": fingerprint()}
+            about = here_and_now()
             (self.path / "versions.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def write_config(self, text: str) -> None:
@@ -92,6 +102,11 @@ class RunFolder:
     def __exit__(self, *exc_info: object) -> None:
         if not self._kept:
             self.discard()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def discard(self) -> None:
         """Remove what was written before the run began, so that the folder can be used again."""
@@ -99,6 +114,7 @@ class RunFolder:
             for name in ("command.txt", "versions.json", "config.yaml", "spaces.json"):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()  # fails if it holds other files, which stay
+        self._release()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """`summary.json`, replaced in one step.
@@ -126,8 +142,59 @@ class RunFolder:
         replace_json(self.path / BEST / "evaluation.json", evaluation)
 
 
+class ResumedFolder(RunFolder):
+    """The folder of a run that is to go on, and its only writer. Nothing in it changes before `keep`.
+
+    Args:
+        path: holds a run.
+
+    Raises:
+        ConfigError: it does not, cannot be written, or another run writes to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._kept = True
+        self._lock = None
+        self._texts: dict[str, str] = {}
+        if not (path / "config.yaml").is_file():
+            raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml")
+        with self._written():
+            (self.path / "command.txt").touch()
+            self._lock = FolderLock(self.path / "command.txt")
+
+    def write_config(self, text: str) -> None:
+        """See `RunFolder`; it is written by `keep`."""
+        self._texts["config.yaml"] = text
+
+    def write_spaces(self, text: str) -> None:
+        """See `RunFolder`; it is written by `keep`."""
+        self._texts["spaces.json"] = text
+
+    def keep(self) -> None:
+        """The run goes on: what the folder says about its end holds no longer.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        with self._written():
+            for name, text in self._texts.items():
+                replace_file(self.path / name, text)
+            with (self.path / "command.txt").open("a") as file:
+                file.write(_command_line())
+            (self.path / "summary.json").unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """See `RunFolder`; here nothing is removed."""
+        self._release()
+
+
+def _command_line() -> str:
+    return shlex.join([sys.executable, *sys.argv]) + "\n"
+
+
 def _taken(path: Path) -> str:
-    return f"run_folder {path} holds a run already; choose another or remove it"
+    return f"run_folder {path} holds a run already; choose another, remove it, or go on with --resume"
 
 
 def make_run_folder(parent: Path, env_id: str, seed: int) -> Path:

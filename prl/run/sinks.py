@@ -44,12 +44,14 @@ class CsvSink:
     """One row per call, one column per metric; readable at any time.
 
     Args:
-        path: of the file; it is replaced.
+        path: of the file; it is replaced, unless there are columns.
+        columns: of the file that is there already: rows are appended to it, without metrics that it does not
+            know.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="")
-        self._writer: csv.DictWriter[str] | None = None
+    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
+        self._file = path.open("a" if columns else "w", newline="")
+        self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore") if columns else None
 
     def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
@@ -69,12 +71,15 @@ class TensorBoardSink:
 
     Args:
         folder: where they are written.
+        after: steps of the last event that is there already; None if the run begins. A TensorBoard that is
+            open meanwhile forgets what it has seen of later ones.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, after: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
-        self._writer = SummaryWriter(str(folder))
+        options = {} if after is None else {"purge_step": after + 1}
+        self._writer = SummaryWriter(str(folder), **options)
         self._excepthook = threading.excepthook
         threading.excepthook = self._thread_failed
 
@@ -105,12 +110,14 @@ class ProgressBar:
 
     Args:
         total_timesteps: length of the bar.
+        done: steps at its beginning.
     """
 
-    def __init__(self, total_timesteps: int) -> None:
+    def __init__(self, total_timesteps: int, done: int = 0) -> None:
         self._total = total_timesteps
         self._bar = tqdm(
             total=total_timesteps,
+            initial=min(done, total_timesteps),
             unit="step",
             unit_scale=True,
             dynamic_ncols=True,

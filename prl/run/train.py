@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 
 from learner.observation_notes import observation_notes
 from learner.policy import ActorCritic
-from prl.config.train_config import TrainConfig, to_yaml, unwritable_settings
+from learner.settings import ConfigError
+from prl.config.checkpoint_every import checkpoint_every
+from prl.config.train_config import TrainConfig, folder_path, to_yaml, unwritable_settings
 from prl.run.build import (
     build_factory,
     build_learner,
@@ -25,10 +28,14 @@ from prl.run.build import (
     players_of,
     reproducible,
 )
+from prl.run.checkpointing import Checkpointer, Checkpointing, NoCheckpoints
+from prl.run.checkpoints import Checkpoints
 from prl.run.periodic_evaluation import EvaluationSchedule
 from prl.run.policy_spaces import PolicySpaces
 from prl.run.recorder import Recorder
-from prl.run.run_folder import RunFolder, make_run_folder
+from prl.run.resume import AT_THE_BEGINNING, Begun, Resumption, about_run
+from prl.run.run_files import load_config
+from prl.run.run_folder import CHECKPOINTS, ResumedFolder, RunFolder, make_run_folder
 from prl.run.signals import Signals, Stopped, stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
 from prl.run.threads import settle_threads
@@ -39,44 +46,56 @@ from workers.envs import EnvFactory
 
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     messages: Sequence[str] = (),
     log: Callable[[str], None] = lambda line: None,
     sinks: Sequence[Sink] = (),
+    resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Train as the config says and write the run folder.
 
-    The same config gives the same weights, bit for bit, on any number of workers and over either transport.
-    That takes an env that is a function of its seed and its actions, the same versions of prl, PyTorch and
-    NumPy, and the same kind of CPU. `versions.json` in the run folder names the versions, and the
-    `fingerprint` in it differs between CPUs that compute different last bits.
+    The same config gives the same weights, bit for bit, on any number of workers and over either transport,
+    and however often the run was interrupted and went on. That takes an env that is a function of its seed
+    and its actions, the same versions of prl, PyTorch and NumPy, and the same kind of CPU. `versions.json` in
+    the run folder names the versions, and the `fingerprint` in it differs between CPUs that compute different
+    last bits.
 
     Args:
-        config: what to do.
+        config: what to do; None goes on with the settings of the run to resume.
         messages: passed to `log` once the run has started.
         log: called with each message for the user.
         sinks: get the metrics of every update and evaluation, and are closed when the run ends. One that
             raises is left out from then on, with a warning.
+        resume: the folder of a run, which goes on from its newest whole checkpoint. A run that has done all
+            of its steps only writes its summary again. Settings that differ from the run's are named in a
+            warning, except for those that may: see `prl.run.resume.MAY_CHANGE`.
 
     Returns:
         The summary, which is also written to `summary.json`.
 
     Raises:
-        ConfigError, EnvError: the config cannot be carried out, or `sinks` is no list of sinks.
+        ConfigError, EnvError: the config cannot be carried out, `sinks` is no list of sinks, or the run
+            cannot be resumed: it has no usable checkpoint, its env has other spaces, somebody else writes to
+            its folder.
         WorkerError: a worker died, hung or reported a failed env.
         WriteError: the weights or the summary could not be written at the end.
         Stopped: a signal ended the run; folder and weights are complete up to the last update.
     """
     sinks = distinct_sinks(sinks)
     here = Path.cwd()  # an env may change the working directory
+    config = _config_of(config, resume)
     factory = build_factory(config)
     if config.rollout == "episodes":
         check_trainable(factory)
-    device = pick_device(config.device)
-    policy = build_policy(factory, config).to(device)
-    with _run_folder(config, here) as folder:
+    with _run_folder(config, here, resume) as folder:
+        past = None if resume is None else Resumption(folder.path, _checkpoints(folder, config))
+        device = pick_device(config.device) if past is None else past.device(config.device)
+        policy = build_policy(factory, config).to(device)
         config, measured = settled(config, factory)
         config, of_threads = settle_threads(config, factory, device)
+        about = about_run(config, policy)
+        if past is not None:
+            past.check(about)
         # The folder's name is left out: the saved config repeats the run in another folder.
         folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
@@ -94,12 +113,56 @@ def train(
             pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
             trainer = _trainer(config, policy, build_players(pool, kit))
             schedule = _schedule(config, factory, stack)
+            begun = AT_THE_BEGINNING if past is None else past.load(trainer)
+            checkpoints = _checkpointing(config, folder, policy, about, signals, begun)
+            total = config.total_timesteps
             return run_training(
-                trainer, config.total_timesteps, folder, config.env_id, schedule, signals, sinks
+                trainer, total, folder, config.env_id, schedule, signals, sinks, checkpoints, begun
             )
 
 
-def _run_folder(config: TrainConfig, here: Path) -> RunFolder:
+def _config_of(config: TrainConfig | None, resume: str | os.PathLike[str] | None) -> TrainConfig:
+    """The settings of a run that begins, or goes on."""
+    if resume is None:
+        if config is None:
+            raise ConfigError("train needs a config, or the folder of a run to resume")
+        return config
+    if config is None:
+        return load_config(resume)
+    if config.run_folder is not None and Path(config.run_folder).absolute() != Path(resume).absolute():
+        raise ConfigError(f"a run goes on in its own folder: run_folder cannot be {config.run_folder}")
+    return config
+
+
+def _checkpoints(folder: RunFolder, config: TrainConfig) -> Checkpoints:
+    return Checkpoints(folder.path / CHECKPOINTS, config.keep_checkpoints)
+
+
+def _checkpointing(
+    config: TrainConfig,
+    folder: RunFolder,
+    policy: ActorCritic,
+    about: Mapping[str, Any],
+    signals: Signals,
+    begun: Begun,
+) -> Checkpointing:
+    """Writes the checkpoints of a config, and with each the weights: a run may be killed before its end."""
+    every = checkpoint_every(config.checkpoint_every)
+    if every.never:
+        return NoCheckpoints()
+    return Checkpointer(
+        _checkpoints(folder, config),
+        every,
+        about,
+        signals.held,
+        begun.point,
+        on_written=lambda: folder.save_weights(policy),
+    )
+
+
+def _run_folder(config: TrainConfig, here: Path, resume: str | os.PathLike[str] | None) -> RunFolder:
+    if resume is not None:
+        return ResumedFolder(here / folder_path(resume))
     if config.run_folder is not None:
         return RunFolder(here / config.run_folder)
     return RunFolder(make_run_folder(here / "runs", config.env_id, config.seed))
@@ -151,19 +214,23 @@ def run_training(
     schedule: EvaluationSchedule | None = None,
     signals: Signals | None = None,
     sinks: Sequence[Sink] = (),
+    checkpoints: Checkpointing | None = None,
+    begun: Begun = AT_THE_BEGINNING,
 ) -> dict[str, Any]:
     """Drive a trainer to its total, showing progress and writing the folder.
 
     However it ends, the folder holds a summary and the weights of the last finished update.
 
     Args:
-        trainer: at its beginning.
+        trainer: at its beginning, or where the run goes on.
         total_timesteps: when to stop.
         folder: where to write; it is kept from here on. None writes nothing.
         name: of the env, for the summary.
         schedule: of evaluations of the trainer's policy, whose failure is the run's; None does without.
         signals: what may end the run; they wait while something is written.
         sinks: see `train`; different objects.
+        checkpoints: writes them; None writes none.
+        begun: how far the run has come.
 
     Returns:
         The summary.
@@ -173,16 +240,20 @@ def run_training(
     """
     signals = signals or Signals()
     signals.listen_again()
-    recorder = Recorder(trainer, total_timesteps, folder, name, schedule, signals.held, sinks)
+    recorder = Recorder(
+        trainer, total_timesteps, folder, name, schedule, signals.held, sinks, checkpoints, begun
+    )
     status = "failed"
     try:
         if folder is not None:
             folder.keep()
         recorder.begin()
-        for report in trainer.iterations():
+        reports = trainer.iterations()
+        timesteps = begun.timesteps
+        while timesteps < total_timesteps:
+            report = next(reports)
             recorder.record(report)
-            if report.timesteps >= total_timesteps:
-                break
+            timesteps = report.timesteps
         status = "finished"
     except (Stopped, KeyboardInterrupt):
         status = "stopped"

@@ -53,8 +53,8 @@ class EpisodeLog:
             envs, starts = np.unique(env_ids, return_index=True)  # a rollout lies env after env
             bounds = itertools.pairwise([*starts.tolist(), len(env_ids)])
             for env, (start, stop) in zip(envs.tolist(), bounds, strict=True):
-                over = np.flatnonzero(ends[start:stop]) if number == since[env] else ()
-                begin = start + int(over[-1]) + 1 if len(over) else start
+                over = np.flatnonzero(ends[start:stop])
+                begin = start + int(over[-1]) + 1 if number == since[env] and len(over) else start
                 if number >= since[env] and begin < stop:
                     found[env].append(actions[begin:stop])
         return [np.concatenate(chunks) if chunks else None for chunks in found]

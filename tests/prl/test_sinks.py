@@ -179,11 +179,12 @@ def test_a_sink_that_cannot_be_opened_is_left_out(tmp_path):
 
 
 def test_training_continues_when_the_disk_is_full(tmp_path):
-    """Metrics and best weights are left out with a warning, the last weights are an error at the end."""
+    """Metrics, checkpoints and best weights are left out with a warning; the last weights are an error."""
     config = dataclasses.replace(SMALL, hidden_sizes=(64, 64), eval_freq=300, eval_episodes=1)
     expected = train(dataclasses.replace(config, run_folder=tmp_path / "a"))
     folder = tmp_path / "b"
     with (
+        pytest.warns(UserWarning, match="a checkpoint is not saved, older ones are kept: cannot write"),
         pytest.warns(UserWarning, match="the best policy is not saved") as caught,
         pytest.raises(WriteError) as error,
         largest_file(4000),
@@ -197,6 +198,7 @@ def test_training_continues_when_the_disk_is_full(tmp_path):
     )
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["weights_sha256"] == expected["weights_sha256"]
+    assert summary["failed_checkpoints"] >= 1
     assert not list(folder.rglob("*.tmp"))
 
 
