@@ -23,6 +23,8 @@ from workers.errors import EnvError, WorkerError
 COMMANDS = {
     "train": "train PPO on an environment",
     "play": "play episodes with a trained policy",
+    "export": "write a trained policy as an ONNX file",
+    "doctor": "look at an environment and this machine before training",
     "benchmark": "measure speed, beside other libraries",
     "tune-speed": "measure which number of workers and envs trains fastest",
     "plot": "draw learning curves of runs",

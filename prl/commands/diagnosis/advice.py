@@ -1,0 +1,106 @@
+"""The flags that the doctor would use, and why."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prl.commands.diagnosis.speed import Chosen
+from prl.config.preset import Preset
+from prl.config.train_config import TrainConfig
+from prl.config.yaml_format import dump
+from workers.envs import EnvFactory
+from workers.findings import Finding, Severity
+
+_LARGE = 10.0  # numbers in observations beyond which networks learn better from normalised ones
+_SHARE = 0.25  # of a timeout
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One flag, or several that belong together.
+
+    Attributes:
+        flags: for `prl train`, "" if it needs none.
+        reason: a sentence without a full stop.
+    """
+
+    flags: str
+    reason: str
+
+
+def advise(
+    config: TrainConfig,
+    factory: EnvFactory,
+    findings: Sequence[Finding],
+    data: Mapping[str, Any],
+    preset: Preset | None,
+    chosen: Chosen | None,
+) -> Iterator[Advice]:
+    """What to add to the flags that were given.
+
+    Args:
+        config: as given, with its preset.
+        factory: of the env.
+        findings: all of them.
+        data: of the examination.
+        preset: that applies; None for none.
+        chosen: by measuring; None if nothing was measured.
+    """
+    if preset is not None and preset.settings:
+        yield Advice("", f"preset {preset.pattern} ({preset.family}) applies by itself: tuned settings")
+    yield from _of_limit(config, factory, data)
+    if chosen is not None:
+        yield from _of_speed(config, chosen)
+    needs_pipe = any(each.name == "shared memory" and each.severity is Severity.WARNING for each in findings)
+    if needs_pipe and config.transport != "pipe":
+        yield Advice("--transport pipe", "shared memory does not suffice")
+    if data.get("largest", 0.0) > _LARGE and not config.normalize_obs and config.encoder is None:
+        yield Advice(
+            "--normalize-obs",
+            f"numbers in observations reach {data['largest']:,.4g}; networks learn better from small ones",
+        )
+    slowest = data.get("longest_call", 0.0)
+    if slowest > _SHARE * config.step_timeout:
+        limit = 10 * round(slowest + 1)
+        yield Advice(f"--step-timeout {limit}", f"one call of the env took {slowest:.1f} s")
+
+
+def _of_limit(config: TrainConfig, factory: EnvFactory, data: Mapping[str, Any]) -> Iterator[Advice]:
+    if factory.has_time_limit or config.rollout == "steps":
+        return
+    lengths = data.get("lengths", [])
+    seen = f"random episodes ended after {max(lengths):,} steps at most" if lengths else "no episode ended"
+    yield Advice(
+        "--rollout steps",
+        f"there is no time limit, and {seen}; or give one that suits the task, with --max-episode-steps",
+    )
+
+
+def _of_speed(config: TrainConfig, chosen: Chosen) -> Iterator[Advice]:
+    names = ["num_workers"]
+    names += ["num_envs"] if config.num_envs == "auto" else []
+    names += ["acting"] if config.acting == "auto" and chosen.setup["num_workers"] else []
+    flags = " ".join(f"--{name.replace('_', '-')} {chosen.setup[name]}" for name in names)
+    reasons = [f"{chosen.trained:,.0f} steps/s are trained so", *chosen.reasons]
+    yield Advice(flags, reasons[0] if len(reasons) == 1 else "; ".join(reasons[1:]))
+
+
+def command(config: TrainConfig, advice: Sequence[Advice]) -> str:
+    """The command line that trains so."""
+    words = ["prl", "train", "--env-id", config.env_id]
+    if config.env_kwargs:
+        words += ["--env-kwargs", *(f"{key}={_as_yaml(value)}" for key, value in config.env_kwargs.items())]
+    if config.wrappers:
+        words += ["--wrappers", *config.wrappers]
+    if config.max_episode_steps is not None:
+        words += ["--max-episode-steps", str(config.max_episode_steps)]
+    words += ["--ends-by-itself"] if config.ends_by_itself else []
+    words += ["--no-action-masks"] if not config.action_masks else []
+    return " ".join([shlex.join(words), *(each.flags for each in advice if each.flags)])
+
+
+def _as_yaml(value: Any) -> str:
+    return dump({"": value}).partition(": ")[2].strip()

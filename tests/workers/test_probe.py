@@ -1,0 +1,55 @@
+"""Jobs in a process of their own: whatever it does there, a sentence says so, and nothing is left."""
+
+import os
+
+import pytest
+from helpers import Lives, children
+from probe_jobs import Job
+
+from workers.probe import ProbeEnded, watched
+
+
+def ended(name, silence=30.0):
+    with pytest.raises(ProbeEnded) as caught:
+        list(watched(Job(name), silence))
+    return caught.value
+
+
+def test_messages_come_in_order_and_the_process_ends():
+    first, *rest = watched(Job("talks"), 30.0)
+    assert rest == [{"threads": "1", "torch": False}, {"list": [1.5, None, "é"]}]
+    assert first["pid"] not in children(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("exits", "its process died with exit code 7"),
+        ("kills_itself", "its process died with signal SIGKILL"),
+        ("forks_and_dies", "its process died with signal SIGKILL"),
+        ("segfaults", "its process died with signal SIGSEGV, in segfaults (probe_jobs.py:"),
+        ("raises", "its process died with exit code 1"),
+    ],
+)
+def test_a_process_that_dies_is_told_of(name, message, leaves_nothing):
+    assert str(ended(name)).startswith(message)
+
+
+def test_its_last_words_are_kept():
+    assert ended("raises").printed.endswith("ValueError: boom")
+
+
+@pytest.mark.parametrize(("name", "words"), [("hangs", "last words"), ("holds_the_gil", "")])
+def test_one_that_hangs_says_where(name, words, leaves_nothing):
+    found = ended(name, silence=0.3)
+    start = f"its process hangs, with no sign of life for 0.3 s, in {name} (probe_jobs.py:"
+    assert str(found).startswith(start)
+    assert found.printed == words
+
+
+def test_what_it_has_started_ends_with_it(leaves_nothing):
+    messages = watched(Job("starts_another"), 30.0)
+    pids = [next(messages)["pid"], next(messages)["child"]]
+    with Lives(pids) as lives:
+        messages.close()
+        assert not lives.alive_after(5.0)
