@@ -56,6 +56,31 @@ def load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
+def as_flat(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a `FlatAdam` that goes on where a `torch.optim.Adam` of the same parameters was.
+
+    The numbers are the same; what comes of them is not, in its last bits.
+
+    Args:
+        state: of the optimiser; every parameter has moments, in the order of their numbers, or none has.
+
+    Raises:
+        ValueError: some have, and others have not.
+    """
+    moments = [found for _, found in sorted(state["state"].items())]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    if not moments:
+        raise ValueError("the state's optimiser has made no step yet")
+    if sorted(numbers) != sorted(state["state"]):
+        raise ValueError("the state has moments of some parameters only")
+    average, square = (torch.cat([found[name].flatten() for found in moments]) for name in _MOMENTS)
+    return {
+        "steps": int(moments[0]["step"]),
+        "sum": average / (1.0 - _BETA1),
+        "square_sum": square / (1.0 - _BETA2),
+    }
+
+
 class FlatParameters:
     """Parameters of networks, and their gradients, moved into two arrays that share their memory.
 

@@ -65,7 +65,9 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """
     temporary = temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            _sync_folder(path.parent.parent)
         os.mkdir(temporary)
         for name, content in files.items():
             _write_synced(temporary / name, content)

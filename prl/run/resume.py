@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner.adam import as_flat
 from learner.policy import ActorCritic
 from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig, described
@@ -243,12 +244,14 @@ def _loaded(trainer: Trainer, checkpoint: Checkpoint) -> Begun:
     state = checkpoint.state
     if state.keys() != _STATE:
         raise CheckpointError(f"its state has {', '.join(sorted(map(str, state)))}")
-    check_fits(state["trainer"], trainer.state_dict())
-    progress = state["trainer"]["progress"]
+    template = trainer.state_dict()
+    found = _for_steps_by_hand(state["trainer"], template)
+    check_fits(found, template)
+    progress = found["progress"]
     if progress["timesteps"] != checkpoint.timesteps:
         raise CheckpointError(f"its state is of {progress['timesteps']} steps, not {checkpoint.timesteps}")
     try:
-        _load(trainer, state["trainer"])
+        _load(trainer, found)
         torch.set_rng_state(state["torch_rng"])
         evaluations = EvaluationsSoFar.of_numbers(state["evaluations"])
         seconds = float(state["seconds"])
@@ -268,6 +271,27 @@ def _loaded(trainer: Trainer, checkpoint: Checkpoint) -> Begun:
         seconds=seconds,
         point=SafePoint(checkpoint.timesteps, progress["iteration"], state, best),
     )
+
+
+def _for_steps_by_hand(state: Any, template: dict[str, Any]) -> Any:
+    """A trainer's state with optimisers as its template has them: a GPU's, for a CPU that steps by hand.
+
+    Raises:
+        CheckpointError: they cannot be converted.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("learner"), dict):
+        raise CheckpointError("its state is that of something else")
+    learner, wanted = dict(state["learner"]), template["learner"]
+    try:
+        if (learner["step"], wanted["step"]) == ("AutogradStep", "FusedStep"):
+            learner |= {"step": "FusedStep", "optimizer": as_flat(learner["optimizer"])}
+        bonus = learner["exploration"]
+        if (bonus.get("step"), wanted["exploration"].get("step")) == ("AutogradRNDStep", "FusedRNDStep"):
+            flat = {"step": "FusedRNDStep", "optimizer": as_flat(bonus["optimizer"])}
+            learner["exploration"] = bonus | flat
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"its optimiser cannot go on here: {error}") from error
+    return {**state, "learner": learner}
 
 
 def _load(trainer: Trainer, state: dict[str, Any]) -> None:

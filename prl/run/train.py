@@ -43,6 +43,7 @@ from prl.run.tune_choice import settled
 from prl.training.players import Players
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
+from workers.errors import WorkerError
 
 
 def train(
@@ -101,24 +102,46 @@ def train(
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
-        with (
-            reproducible(config.torch_threads, device),
-            stop_on_signals() as signals,
-            contextlib.ExitStack() as stack,
-        ):
-            # For what a custom encoder may draw (dropout); prl itself makes its own generators.
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            torch.manual_seed(config.seed)
-            kit = players_of(config, policy)
-            pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
-            trainer = _trainer(config, policy, build_players(pool, kit))
-            schedule = _schedule(config, factory, stack)
-            begun = AT_THE_BEGINNING if past is None else past.load(trainer)
-            checkpoints = _checkpointing(config, folder, policy, about, signals, begun)
-            total = config.total_timesteps
+        return _run(config, factory, policy, folder, about, past, sinks, log)
+
+
+def _run(
+    config: TrainConfig,
+    factory: EnvFactory,
+    policy: ActorCritic,
+    folder: RunFolder,
+    about: Mapping[str, Any],
+    past: Resumption | None,
+    sinks: Sequence[Sink],
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Start the pools, and train in them."""
+    device, total = policy.device, config.total_timesteps
+    with (
+        reproducible(config.torch_threads, device),
+        stop_on_signals() as signals,
+        contextlib.ExitStack() as stack,
+    ):
+        # For what a custom encoder may draw (dropout); prl itself makes its own generators.
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        torch.manual_seed(config.seed)
+        kit = players_of(config, policy)
+        pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
+        trainer = _trainer(config, policy, build_players(pool, kit))
+        schedule = _schedule(config, factory, stack)
+        begun = AT_THE_BEGINNING if past is None else past.load(trainer)
+        if begun.timesteps >= total:
+            log(f"all of its {total:,} steps are done; with a larger total_timesteps it goes on")
+        checkpoints = _checkpointing(config, folder, policy, about, signals, begun)
+        try:
             return run_training(
                 trainer, total, folder, config.env_id, schedule, signals, sinks, checkpoints, begun
             )
+        except (Stopped, KeyboardInterrupt, WorkerError):
+            written = checkpoints.summary()["checkpoint"]
+            if written is not None:
+                log(f"checkpoint at {written:,} steps; --resume {folder.path} goes on from there")
+            raise
 
 
 def _config_of(config: TrainConfig | None, resume: str | os.PathLike[str] | None) -> TrainConfig:
