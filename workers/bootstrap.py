@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -58,11 +59,21 @@ def run(connection: Connection, args: LazyArguments, launch: Launch = Launch()) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     detach(launch.parent_pid)
+    _keep_descriptors()
     if launch.mark is not None:
         wear(launch.mark)
     os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
     # Only now: it imports numpy, which reads the limits once.
     importlib.import_module(launch.module).main(connection, *args.load())
+
+
+def _keep_descriptors() -> None:
+    """Pass our pipes on to no program that an env starts: it would hide our end from the parent."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # the listing's own
+                if int(name) > 2:
+                    os.set_inheritable(int(name), False)
 
 
 def detach(parent_pid: int | None) -> None:

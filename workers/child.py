@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -26,7 +22,6 @@ from workers.guest import Guest, GuestMemory
 from workers.requests import RequestServer
 from workers.slab import SlabLayout
 
-_PR_SET_PDEATHSIG = 1
 _BEAT = 0.2  # seconds from one sign of life to the next in a call; a fraction of what `close` waits for
 _PIECE = 16 << 20  # bytes of an answer in one frame
 _ANSWER_TIMEOUT = 3600.0  # seconds; a learner that is stopped in a debugger may take long to read
@@ -54,7 +49,6 @@ def main(
     hosted: Hosted,
     envs: tuple[int, int],
     incarnation: int,
-    parent_pid: int | None,
 ) -> None:
     """Host the envs `start..stop-1` until the learner says CLOSE or is gone.
 
@@ -63,9 +57,7 @@ def main(
         hosted: envs, rows and guest.
         envs: start and stop.
         incarnation: how often this worker was started before; returned in every frame.
-        parent_pid: die when this process, the parent, dies; None where that cannot be arranged.
     """
-    _detach(parent_pid)
     channel = Channel(connection)
     sequence = 0
     server: _Server | None = None
@@ -189,17 +181,6 @@ class _Server:
         rows = np.frombuffer(payload, ROW_DTYPE, count)
         seeds = np.frombuffer(payload, SEED_DTYPE, count if seed_bytes else 0, count * ROW_BYTES)
         return rows, seeds.tolist(), memoryview(payload)[count * (ROW_BYTES + seed_bytes) :]
-
-
-def _detach(parent_pid: int | None) -> None:
-    """Leave the terminal's signals to the learner, and make sure not to outlive it."""
-    os.setpgrp()  # Ctrl-C does not reach us, and the learner can kill us together with our own children
-    if parent_pid is None or not sys.platform.startswith("linux"):
-        return
-    # A worker that hangs in a step does not notice the end of its pipe: ask the kernel to kill it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # the parent died before the request was in place
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _report(channel: Channel, incarnation: int, sequence: int, error: BaseException) -> None:

@@ -25,7 +25,10 @@ from workers.errors import ProtocolError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
 from workers.guest import GuestMemory, Invitation
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
+from workers.processes import kill_marked
+from workers.reaper import Reaper
 from workers.slab import Slab, SlabLayout
+from workers.spawning import signals_wait
 from workers.worker_handle import WorkerHandle
 
 Transport = Literal["shared", "pipe"]
@@ -123,9 +126,10 @@ class ProcessPool:
             memory = GuestMemory(invitation.shared_bytes, context)
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
-        # Before the first process exists: whatever happens from here on, all of them are ended. atexit runs
+        self._reaper = Reaper()
+        # Before the first worker exists: whatever happens from here on, all of them are ended. atexit runs
         # this ahead of multiprocessing's own exit handler, which would wait for the workers for ever.
-        self._finalizer = weakref.finalize(self, _shut_down, self._handles)
+        self._finalizer = weakref.finalize(self, _shut_down, self._handles, self._reaper)
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
         try:
@@ -142,7 +146,8 @@ class ProcessPool:
         for index, envs in enumerate(self._blocks):
             its_envs = cloudpickle.dumps(factory.for_envs(envs))
             args = (replace(hosted, factory=its_envs), (envs.start, envs.stop))
-            self._handles.append(WorkerHandle(index, envs, context, args))
+            with signals_wait():  # until `close` knows of it
+                self._handles.append(WorkerHandle(index, envs, context, args, self._reaper))
         self._waiter = Waiter(_SPIN)
         self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
         for fd in self._by_fd:
@@ -382,11 +387,13 @@ def even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
 
 
-def _shut_down(handles: list[WorkerHandle]) -> None:
+def _shut_down(handles: list[WorkerHandle], reaper: Reaper) -> None:
     """Two passes under one deadline: ask all, then wait for each and kill what is left."""
     deadline = time.monotonic() + _CLOSE_TIMEOUT
     for handle in handles:
         handle.ask_to_close()
     for handle in handles:
         handle.join(deadline)
+    kill_marked([handle.mark for handle in handles])
     handles.clear()
+    reaper.close()

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 import threading
 import time
-import types
 from collections import deque
-from collections.abc import Iterator
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext, SpawnProcess
 from typing import Any
 
-from workers import bootstrap
+from workers import bootstrap, spawning
 from workers.channel import Channel
 from workers.errors import (
     ProtocolError,
@@ -26,9 +22,10 @@ from workers.errors import (
     describe_exit,
 )
 from workers.frames import Frame, Kind
+from workers.processes import kill_group, kill_marked, new_mark
+from workers.reaper import Reaper
 
 _COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_AUTORESET: "step", Kind.CALL: "play"}
-_main_lock = threading.Lock()
 
 
 class WorkerHandle:
@@ -38,18 +35,25 @@ class WorkerHandle:
         index: of the worker.
         envs: the range of env indices it hosts.
         context: a spawn context.
-        args: what `workers.child.main` gets between the connection and the parent's pid.
+        args: what `workers.child.main` gets after the connection, and before the incarnation.
+        reaper: ends the worker and what its envs have started if this process is killed.
 
     Attributes:
+        mark: that all processes which its envs start wear.
         incarnation: how often this worker was started before.
         stale_frames: late or duplicated frames that were dropped.
         built: envs known to be constructed, before the answer to the start.
         progress_time: monotonic time of the start, of the last env that was constructed, or of the last sign
             of life in a call.
         news: that guests have told in calls, and nobody has taken yet.
+
+    Raises:
+        WorkerDied: the process cannot be started.
     """
 
-    def __init__(self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...], reaper: Reaper
+    ) -> None:
         self.index = index
         self.envs = envs
         self.incarnation = 0
@@ -62,25 +66,28 @@ class WorkerHandle:
         self._last_command = "start"
         self.built = 0
         self.progress_time = time.monotonic()
+        self.mark = new_mark()
+        self._reaper = reaper
         # PR_SET_PDEATHSIG fires when the *thread* that started the child ends.
         in_main_thread = threading.current_thread() is threading.main_thread()
+        launch = bootstrap.Launch(parent_pid=os.getpid() if in_main_thread else None, mark=self.mark)
         ours, theirs = context.Pipe(duplex=True)
         self._channel = Channel(ours)
         self._process: SpawnProcess = context.Process(  # type: ignore[attr-defined]
             target=bootstrap.run,
-            args=(
-                theirs,
-                bootstrap.LazyArguments((*args, self.incarnation, os.getpid() if in_main_thread else None)),
-            ),
+            args=(theirs, bootstrap.LazyArguments((*args, self.incarnation)), launch),
             name=f"prl-worker-{index}",
         )
         try:
-            with _without_main_module(), _interrupts_blocked():
-                self._process.start()
+            spawning.start(self._process)
+        except OSError as error:
+            self._channel.close()
+            raise self._error(WorkerDied, f"could not be started: {error}") from error
         finally:
             # Our copy of the child's end must go, or the child's death would not close the pipe.
             theirs.close()
         self._group = self._process.pid
+        reaper.add(self._process.pid or 0, self.mark)
         self._pending.append((0, Kind.READY))
 
     @property
@@ -182,6 +189,7 @@ class WorkerHandle:
         """The error that describes a worker that has ended or is about to."""
         if wait([self._process.sentinel], 1.0):
             self._kill_group()
+            kill_marked([self.mark])
             self._process.join(1.0)
         how = describe_exit(self._process.exitcode)
         return self._error(WorkerDied, f"died with {how} during {self._last_command!r}")
@@ -189,6 +197,7 @@ class WorkerHandle:
     def timed_out(self, timeout: float) -> WorkerError:
         """Kill the worker; the error that says that it hung, and what can be done."""
         self.kill()
+        kill_marked([self.mark])
         reason = f"did not answer {self._last_command!r} within {timeout:g} s and was killed"
         if len(self.envs) > 1:
             advice = (
@@ -201,6 +210,7 @@ class WorkerHandle:
     def start_timed_out(self, timeout: float) -> WorkerError:
         """Kill the worker; the error that says which env was not constructed in time."""
         self.kill()
+        kill_marked([self.mark])
         env = self.envs[min(self.built, len(self.envs) - 1)]
         return self._error(
             WorkerTimeout,
@@ -231,7 +241,7 @@ class WorkerHandle:
         self._process.close()
 
     def kill(self) -> None:
-        """SIGKILL to the worker and to the processes that its envs have started."""
+        """SIGKILL to the worker and to the processes of its group; others of its envs' wear its mark."""
         self._kill_group()
         self._process.kill()  # a worker that is still starting leads no group yet
         self._process.join(5.0)
@@ -243,31 +253,5 @@ class WorkerHandle:
         """
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Keep `spawn` from running the user's main script in the child.
-
-    `spawn` imports the parent's `__main__` again, with all that it imports at its top (torch!), and breaks
-    scripts without a `__main__` guard. Our factories carry the classes of `__main__` by value instead.
-    """
-    with _main_lock:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back: a child inherits the mask, and would else be interrupted before it can ignore it."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            kill_group(group)
+            self._reaper.remove(group, self.mark)

@@ -29,6 +29,7 @@ from helpers import (
     script_environment,
 )
 
+from workers import spawning
 from workers.envs import env_factory
 from workers.errors import WorkerDied, WorkerEnvFailed, WorkerError, WorkerTimeout
 from workers.process_pool import ProcessPool
@@ -408,22 +409,27 @@ def test_a_forgotten_pool_is_closed():
 
 
 class Parent(ProbeEnv):
-    """Starts a process of its own and never ends it."""
+    """Starts a process of its own, in a session of its own if it likes, and never ends it."""
 
-    def __init__(self, announce):
+    def __init__(self, announce, new_session=False):
         super().__init__()
-        child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        child = subprocess.Popen(
+            [sys.executable, "-S", "-c", "import signal; signal.pause()"], start_new_session=new_session
+        )
         with open(announce, "a", encoding="ascii") as file:
             file.write(f"{child.pid}\n")
         child.returncode = 0  # or Popen's destructor would warn
 
 
-@pytest.mark.parametrize("end", ["close", "kill", "hang", "raise"])
-def test_processes_of_the_envs_end_with_their_worker(tmp_path, end):
+@pytest.mark.parametrize(
+    ("end", "new_session"),
+    [("close", False), ("close", True), ("kill", False), ("kill", True), ("hang", True), ("raise", True)],
+)
+def test_processes_of_the_envs_end_with_their_worker(tmp_path, end, new_session):
     with Fifo(tmp_path) as fifo:
         path = fifo.path
         fault = end if end in ("hang", "raise") else "slow"
-        factory = factory_of(lambda: FaultWrapper(Parent(path), fault, seed=50))
+        factory = factory_of(lambda: FaultWrapper(Parent(path, new_session), fault, seed=50))
         with pool_of(factory, step_timeout=0.5) as pool:
             with Lives(fifo.pids(3)) as grandchildren:
                 assert len(grandchildren.alive_after(0.0)) == 3
@@ -499,6 +505,55 @@ def test_no_worker_outlives_a_killed_learner(learner, tmp_path, fault, stage):
             assert workers <= descendants.alive_after(0.0)
             process.kill()
             assert not descendants.alive_after(2.0)
+
+
+OWNER = """
+    import signal, sys
+    from helpers import factory_of
+    from test_faults import Parent
+    from workers.process_pool import ProcessPool
+
+    path = sys.argv[1]
+    pool = ProcessPool(factory_of(lambda: Parent(path, new_session=True)), 2, 2)
+    print(*pool.worker_pids, flush=True)
+    signal.pause()
+"""
+
+
+def test_no_process_of_an_env_outlives_a_killed_learner(tmp_path):
+    script = tmp_path / "owner.py"
+    script.write_text(textwrap.dedent(OWNER))
+    environment = script_environment()
+    environment["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
+    with (
+        Fifo(tmp_path) as fifo,
+        subprocess.Popen(
+            [sys.executable, str(script), fifo.path], stdout=subprocess.PIPE, text=True, env=environment
+        ) as process,
+    ):
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        with Lives([*workers, *fifo.pids(2), *children(process.pid)]) as descendants:
+            assert len(descendants.alive_after(0.0)) > 4
+            process.kill()
+            assert not descendants.alive_after(2.0)
+
+
+def test_a_worker_that_cannot_be_started(monkeypatch):
+    """The second of two: the first is ended, and one line says why."""
+    start = spawning.start
+
+    def fails_once(process):
+        if process.name.endswith("-1"):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        start(process)
+
+    monkeypatch.setattr(spawning, "start", fails_once)
+    with pytest.raises(WorkerError) as caught:
+        pool_of(env_factory(ProbeEnv))
+    assert str(caught.value) == (
+        "worker 1 (envs 1..2) could not be started: [Errno 11] Resource temporarily unavailable"
+    )
+    assert multiprocessing.active_children() == []
 
 
 def test_no_idle_worker_outlives_a_killed_learner(tmp_path):
