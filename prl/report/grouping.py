@@ -46,9 +46,10 @@ def by_env(runs: Sequence[Run]) -> dict[str, list[Group]]:
 
 def _groups(runs: Sequence[Run]) -> list[Group]:
     groups: list[list[Run]] = []
+    defaults = _defaults()  # of settings that are younger than a run
     for run in runs:
-        own = _compared(run)
-        home = next((group for group in groups if own and _compared(group[0]) == own), None)
+        own = defaults | _compared(run)
+        home = next((g for g in groups if run.settings and defaults | _compared(g[0]) == own), None)
         if home is None:
             groups.append([run])
         else:
@@ -61,7 +62,7 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if name not in _NOT_COMPARED}
+    return {name: _plain(value) for name, value in run.settings.items() if name not in _NOT_COMPARED}
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -76,18 +77,15 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _label(run: Run, names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {shown(run.settings.get(name))}" for name in names[:_NAMED_SETTINGS])
+    settings = {**_defaults(), **run.settings}
+    return ", ".join(f"{name} {shown(settings.get(name))}" for name in names[:_NAMED_SETTINGS])
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which runs differ, seeds and folders aside."""
-    names = {name: None for run in runs for name in _compared(run)}
-    missing = object()
-    return [
-        name
-        for name in names
-        if any(run.settings.get(name, missing) != runs[0].settings.get(name, missing) for run in runs)
-    ]
+    every = [_defaults() | _compared(run) for run in runs]
+    names = {name: None for settings in every for name in settings if name not in _NOT_COMPARED}
+    return [name for name in names if any(found.get(name) != every[0].get(name) for found in every)]
 
 
 # ---- beside the defaults

@@ -39,7 +39,8 @@ class Run:
         evaluations: columns of evaluations.csv by name, f64[K] each; empty if the run has not been evaluated.
         summary: of summary.json; None if the run is still going, or was killed.
         versions: of Python and the packages.
-        command: the command line, shortened; "" if it is not known.
+        command: the command line, shortened, and below it those with which the run was resumed; "" if it is
+            not known.
     """
 
     name: str
@@ -124,7 +125,7 @@ def _read(folder: Path, name: str) -> Run:
         evaluations=read_columns(folder / "evaluations.csv", _optional(folder / "evaluations.csv")),
         summary=_json(folder / "summary.json"),
         versions={key: str(value) for key, value in (_json(folder / "versions.json") or {}).items()},
-        command=short_command(_optional(folder / "command.txt").strip()),
+        command="\n".join(map(short_command, _optional(folder / "command.txt").splitlines())),
     )
 
 

@@ -88,10 +88,26 @@ def test_runs_that_differ_in_their_seeds_are_one_group(tmp_path):
     other = run_folder(tmp_path / "c", settings={"env_id": "Acrobot-v1"})
     groups = by_env(read_runs([*folders, other]))
     assert [(group.label, len(group.runs)) for group in groups["CartPole-v1"]] == [
-        ("ent_coef 0, gamma 0.99", 2),
-        ("ent_coef 0.1, gamma 0.9", 1),
+        ("gamma 0.99, ent_coef 0", 2),
+        ("gamma 0.9, ent_coef 0.1", 1),
     ]
     assert [(group.label, group.color) for group in groups["Acrobot-v1"]] == [("Acrobot-v1", 0)]
+
+
+def test_a_setting_that_a_run_does_not_know_has_its_default(tmp_path):
+    """A run of an older version belongs to newer ones, and is told from those with another value."""
+    folders = [*runs_in(tmp_path / "a", 2), run_folder(tmp_path / "b", settings={"gamma": 0.9})]
+    config = folders[0] / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("gamma:")))
+    (groups,) = by_env(read_runs(folders)).values()
+    assert [(group.label, len(group.runs)) for group in groups] == [("gamma 0.99", 2), ("gamma 0.9", 1)]
+
+
+def test_the_commands_of_a_resumed_run_are_shown(tmp_path):
+    command = "/bin/python /bin/prl train --seed 1\n/bin/python /bin/prl train --resume run"
+    (run,) = read_runs([run_folder(tmp_path / "run", command=command)])
+    assert run.command == "prl train --seed 1\nprl train --resume run"
 
 
 def test_statistics_are_about_runs_that_finished(tmp_path):
