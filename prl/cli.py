@@ -1,4 +1,4 @@
-"""Where the commands start. Imports nothing heavy: Ctrl-C may come while torch is imported."""
+"""Where the commands start. Imports nothing heavy: signals may come while torch is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-_INTERRUPTED = 130
+from prl.run.signals import Stopped, exit_at_once, stop_on_signals
 
 
 def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
@@ -21,15 +21,18 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    label = name or "prl"
     try:
-        from prl.commands import main as commands  # only now: it takes seconds
+        with stop_on_signals(until_exit=True):
+            with exit_at_once(label):
+                from prl.commands import main as commands  # only now: it takes seconds
 
-        if name is None:
-            return commands.dispatch(arguments, _called_as())
-        return commands.run(name, arguments, _called_as(name))
-    except KeyboardInterrupt:
-        print(f"{name or 'prl'}: stopped by SIGINT", file=sys.stderr)
-        return _INTERRUPTED
+            if name is None:
+                return commands.dispatch(arguments, _called_as())
+            return commands.run(name, arguments, _called_as(name))
+    except Stopped as stop:
+        print(f"{label}: {stop}", file=sys.stderr)
+        return stop.exit_code
 
 
 def _called_as(name: str | None = None) -> str:

@@ -16,7 +16,7 @@ from learner.settings import ConfigError
 from prl.commands.command import Command
 from prl.config.command_line import parse
 from prl.run.files import WriteError
-from prl.run.signals import Stopped
+from prl.run.signals import Stopped, exit_at_once
 from prl.run.weights import WeightsError
 from workers.errors import EnvError, WorkerError
 
@@ -71,7 +71,8 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
         argv: its arguments.
         prog: what the user typed to get here.
     """
-    command: Command[Any] = importlib.import_module(f"prl.commands.{name.replace('-', '_')}").COMMAND
+    with exit_at_once(name):  # it imports torch
+        command: Command[Any] = importlib.import_module(f"prl.commands.{name.replace('-', '_')}").COMMAND
     try:
         with _warnings_in_one_line(name):
             code = command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))

@@ -1,4 +1,4 @@
-"""Signals: the first one ends the run in good order, the second one at once."""
+"""Signals: the first one ends the run in good order, the second one at once. Light: imported before torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM has arrived. A BaseException, like KeyboardInterrupt, so that nothing swallows it.
+    """SIGINT, SIGTERM or SIGHUP has arrived. Like KeyboardInterrupt, so that nothing swallows it.
 
     Attributes:
         signum: which signal.
@@ -25,7 +25,7 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 130 for SIGINT, 143 for SIGTERM."""
+        """What a shell expects: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signum
 
 
@@ -41,11 +41,19 @@ class Signals:
         self._raised = False
         self._holding = 0
         self._handles = False
+        self._exits_as: str | None = None
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether a signal has arrived."""
+        return self._arrived is not None
 
     def listen(self) -> None:
-        """Handle SIGINT and SIGTERM from here on. For the main thread."""
+        """Handle the signals from here on. For the main thread."""
         for signum in _HANDLED:
-            signal.signal(signum, self.handle)
+            # `nohup` ignores the end of the terminal.
+            if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self.handle)
         self._handles = True
 
     def listen_again(self) -> None:
@@ -59,8 +67,11 @@ class Signals:
         Raises:
             Stopped: this is the first signal, and nothing holds it back.
         """
+        if self._exits_as is not None:
+            os.write(2, f"{self._exits_as}: {Stopped(signum)}\n".encode())
+            os._exit(128 + signum)
         if self._arrived is not None:
-            os._exit(128 + signum)  # the kernel takes the workers along (PR_SET_PDEATHSIG)
+            os._exit(128 + signum)  # the reaper takes the workers along
         self._arrived = signum
         self._raise_if_due()
 
@@ -82,6 +93,22 @@ class Signals:
             self._holding -= 1
             self._raise_if_due()
 
+    @contextmanager
+    def exit_at_once(self, name: str) -> Iterator[None]:
+        """End the process at the first signal, with one line.
+
+        For imports, when there is nothing to put in order: an exception may come at a place that swallows it
+        or prints it, like a callback of the import system.
+
+        Args:
+            name: of the command.
+        """
+        self._exits_as = name
+        try:
+            yield
+        finally:
+            self._exits_as = None
+
     def _raise_if_due(self) -> None:
         if self._arrived is None or self._raised or self._holding:
             return
@@ -89,20 +116,44 @@ class Signals:
         raise (Interrupted if self._arrived == signal.SIGINT else Stopped)(self._arrived)
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[Signals]:
-    """Raise `Stopped` in the main thread at the first SIGINT or SIGTERM; exit at the second.
+_active: Signals | None = None
 
-    In another thread than the main one, where Python does not allow handlers, this does nothing.
+
+@contextmanager
+def stop_on_signals(until_exit: bool = False) -> Iterator[Signals]:
+    """Raise `Stopped` in the main thread at the first SIGINT, SIGTERM or SIGHUP; exit at the second.
+
+    In another thread than the main one, where Python does not allow handlers, this does nothing. A block
+    inside another one has the same signals: the second of a process is its second, wherever it arrives.
+
+    Args:
+        until_exit: a signal that has arrived ends the process; handlers stay, so the next one does at once.
     """
-    signals = Signals()
+    global _active  # noqa: PLW0603 - as the handlers are the process's
     if threading.current_thread() is not threading.main_thread():
-        yield signals
+        yield Signals()
         return
+    if _active is not None:
+        _active.listen_again()
+        yield _active
+        return
+    signals = _active = Signals()
     previous = {signum: signal.getsignal(signum) for signum in _HANDLED}
     signals.listen()
     try:
         yield signals
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        _active = None
+        if not (until_exit and signals.has_arrived):
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+
+@contextmanager
+def exit_at_once(name: str) -> Iterator[None]:
+    """`Signals.exit_at_once`, if a block of `stop_on_signals` is active."""
+    if _active is None:
+        yield
+        return
+    with _active.exit_at_once(name):
+        yield

@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from helpers import Fifo, Lives, children
 from test_sinks import SMALL
 
 from learner.policy import ActorCritic
@@ -33,7 +34,8 @@ def send(signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize(
-    ("signum", "kind", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Stopped, 143)]
+    ("signum", "kind", "code"),
+    [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Stopped, 143), (signal.SIGHUP, Stopped, 129)],
 )
 def test_a_signal_is_raised_where_it_arrives(signum, kind, code):
     before = signal.getsignal(signum)
@@ -127,6 +129,104 @@ def test_a_second_signal_does_not_wait():
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stdout) == (143, b"")
+
+
+def test_blocks_in_blocks_have_the_same_signals():
+    handler = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as outer:
+        with pytest.raises(Stopped), stop_on_signals() as inner:
+            send()
+        assert inner is outer
+        assert signal.getsignal(signal.SIGTERM) == outer.handle  # a second one still ends the process
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_end_of_a_terminal_may_be_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals():
+            send(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+COMMAND = "import sys; from prl.cli import train_main; sys.exit(train_main(sys.argv[1:]))"
+
+
+def start_train(folder, *arguments):
+    """`prl train` with the modules of a folder."""
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_torch_is_imported(tmp_path, signum, code):
+    """In a callback of the import system, which would swallow an exception."""
+    (tmp_path / "torch.py").write_text(
+        textwrap.dedent(f"""
+        import os, weakref
+
+        class Lock: pass
+
+        lock = Lock()
+        callback = weakref.ref(lock, lambda gone: os.kill(os.getpid(), {int(signum)}))
+        del lock
+        """)
+    )
+    with start_train(tmp_path, "--env-id", "CartPole-v1") as process:
+        text = process.communicate(timeout=60)[1]
+    assert (process.returncode, text) == (code, f"train: stopped by {signum.name}\n")
+
+
+SLOW = """
+    import os, subprocess, sys, threading
+    import gymnasium as gym
+    from workers.testing import ProbeEnv
+
+    class Slow(ProbeEnv):
+        # Takes for ever to be built: the first one, or the second.
+        def __init__(self, fifo, hangs):
+            super().__init__()
+            if hangs == "trial" or os.path.exists("tried"):
+                program = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+                engine = subprocess.Popen(program, start_new_session=True, stderr=subprocess.DEVNULL)
+                with open(fifo, "a") as file:
+                    file.write(str(engine.pid) + chr(10))
+                threading.Event().wait()
+            open("tried", "w").close()
+
+    gym.register("Slow-v0", Slow, max_episode_steps=9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hangs", "signum", "code"), [("trial", signal.SIGINT, 130), ("pool", signal.SIGTERM, 143)]
+)
+def test_a_signal_while_envs_are_built(tmp_path, hangs, signum, code):
+    (tmp_path / "slow_env.py").write_text(textwrap.dedent(SLOW))
+    with (
+        Fifo(tmp_path) as fifo,
+        start_train(
+            tmp_path, "--env-id", "slow_env:Slow-v0", "--num-envs", "2", "--num-workers", "1",
+            "--env-kwargs", f"fifo={fifo.path}", f"hangs={hangs}",
+        ) as process,
+    ):  # fmt: skip
+        engines = fifo.pids(1, seconds=60.0)
+        with Lives([*engines, *children(process.pid)]) as lives:
+            process.send_signal(signum)
+            text = process.communicate(timeout=60)[1]
+            assert not lives.alive_after(2.0)
+    lines = [line for line in text.splitlines() if "preset" not in line]
+    assert (process.returncode, lines[-1]) == (code, f"train: stopped by {signum.name}")
+    assert len(lines) <= 3
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
 class Interrupting:
