@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -16,9 +17,11 @@ from learner.minibatches import Batch
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, is_number, require, require_counts
 from learner.store import Rollout, concatenate
-from prl.config.train_config import TrainConfig, default_groups, folder_path
+from prl.config.train_config import TrainConfig, default_groups, folder_path, to_yaml
 from prl.pools import make_pool
 from prl.run import build
+from prl.run.named_env import EnvName, name_of
+from prl.run.policy_spaces import PolicySpaces
 from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
@@ -46,6 +49,8 @@ _NAMES = {
     "rnd_coef": "beta",
 }
 """What settings of a TrainConfig are called here."""
+
+_ABOUT_CONFIG = "# Of a run of AsyncPPO. Its networks were initialised with the seed {}.\n"
 
 
 class PPO:
@@ -127,6 +132,8 @@ class PPO:
                 torch_threads=torch_threads,
                 seed=seed,
             )
+        self.config = config
+        """Settings of the networks and the update; those of the env and of the run are defaults."""
         self.batch_size = batch_size
         self.torch_threads = torch_threads
         self.beta = beta
@@ -237,7 +244,8 @@ class AsyncPPO:
         steps: env steps after which the run ends, at the end of a round.
         num_workers: processes; None starts one per usable core, 0 steps the envs in this process.
         seed: of episodes, actions and minibatches.
-        run_folder: where to write progress.csv, summary.json and weights; None writes nothing.
+        run_folder: where to write settings, progress.csv, summary.json and weights, as `prl play` and
+            `prl.load` take them; None writes nothing.
         max_episode_steps: truncate episodes after this many steps.
         ends_by_itself: the env ends every episode itself, although it has no time limit that can be seen.
         transport: "shared" or "pipe".
@@ -280,8 +288,14 @@ class AsyncPPO:
         self.start_timeout = start_timeout
         with standard_torch():
             self._factory = env_factory(
-                env, max_episode_steps=max_episode_steps, ends_by_itself=ends_by_itself
+                env,
+                max_episode_steps=max_episode_steps,
+                ends_by_itself=ends_by_itself,
+                own_process=num_workers != 0,
+                start_timeout=start_timeout,
             )
+        self._name = name_of(env)
+        self._max_episode_steps, self._ends_by_itself = max_episode_steps, ends_by_itself
         build.check_trainable(self._factory)
         _check_spaces(self._factory, ppo.policy)
         build.warn_of_notes(self._factory)
@@ -304,6 +318,8 @@ class AsyncPPO:
         sinks = distinct_sinks(sinks)
         with contextlib.ExitStack() as stack:
             folder = None if self.run_folder is None else stack.enter_context(RunFolder(self.run_folder))
+            if folder is not None:
+                self._write_settings(folder)
             stack.enter_context(build.reproducible(self.ppo.torch_threads, self.ppo.policy.device))
             signals = stack.enter_context(stop_on_signals())
             groups = default_groups(self.num_envs)
@@ -318,6 +334,29 @@ class AsyncPPO:
                 players=build.build_players(pool, kit),
             )
             return run_training(trainer, self.steps, folder, self._factory.name, None, signals, sinks)
+
+    def _write_settings(self, folder: RunFolder) -> None:
+        name = self._name or EnvName(self._factory.name)
+        config = dataclasses.replace(
+            self.ppo.config,
+            env_id=name.env_id,
+            env_kwargs=name.env_kwargs,
+            wrappers=name.wrappers,
+            preset="none",
+            max_episode_steps=self._max_episode_steps or name.max_episode_steps,
+            ends_by_itself=self._ends_by_itself,
+            num_envs=self.num_envs,
+            num_workers=self.num_workers,
+            transport=self.transport,
+            step_timeout=self.step_timeout,
+            start_timeout=self.start_timeout,
+            total_timesteps=self.steps,
+            seed=self.seed,
+            device=str(self.ppo.policy.device),
+        )
+        folder.write_config(f"{_ABOUT_CONFIG.format(self.ppo.config.seed)}{to_yaml(config)}")
+        spaces = PolicySpaces.of(self._factory, self.ppo.policy, has_env_id=self._name is not None)
+        folder.write_spaces(spaces.to_json())
 
     @standard_torch()
     def _make_pool(self, groups: int, kit: PlayerKit | None) -> EnvPool:

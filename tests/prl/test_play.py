@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+import prl
 from prl.cli import play_main, train_main
 from prl.commands.play import PlayConfig, play
+from prl.run.named_env import EnvName, name_of
 from prl.run.saved_run import evaluate_run
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,55 @@ def test_an_env_that_fails_is_named_in_one_line(run, failure, message, capsys, m
     assert any(line.startswith("Traceback") for line in rest) == (failure == "raise")
 
 
+class Tells(Nested):
+    """The info of an episode's end says whether it went well."""
+
+    word = "is_success"
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        info = {self.word: np.bool_(obs["kind"] == 2)} if terminated else {self.word: None}
+        return obs, reward, terminated, truncated, info
+
+
+class TellsOtherwise(Tells):
+    word = "success"
+
+
+@pytest.mark.parametrize("env", [Tells, TellsOtherwise])
+def test_successes_are_counted_if_the_env_tells(run, env, capsys):
+    gym.register("play/Tells-v0", env, max_episode_steps=10)
+    try:
+        assert play_main([str(run), "--env-id", "play/Tells-v0", "--episodes", "12"]) == 0
+    finally:
+        del gym.registry["play/Tells-v0"]
+    *lines, summary = capsys.readouterr().out.splitlines()
+    expected = []
+    for k in range(12):
+        found = env()
+        found.reset(seed=prl.episode_seed(1_000_000, 0, k))
+        for _ in range(4):
+            info = found.step((5, np.zeros(2, np.float32)))[4]
+        expected.append(bool(info[env.word]))
+    assert {*expected} == {True, False}
+    assert [line.endswith("4 steps, success") for line in lines] == expected
+    assert [line.endswith("4 steps, no success") for line in lines] == [not good for good in expected]
+    assert summary.endswith(f"; success rate {100 * sum(expected) / 12:.0f} %")
+
+
+def test_without_a_word_of_success_there_is_none(run, capsys):
+    assert play_main([str(run), "--episodes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "mean return" in out
+    assert "success" not in out
+
+
+def test_another_env_must_have_the_same_spaces(run, capsys):
+    capsys.readouterr()
+    assert play_main([str(run), "--env-id", "CartPole-v1"]) == 2
+    assert capsys.readouterr().err.startswith("play: the observation space of CartPole-v1 is not the one")
+
+
 class Drops(torch.nn.Module):
     """An encoder that draws while it trains."""
 
@@ -181,3 +232,66 @@ def test_an_env_without_a_time_limit_is_cut_with_a_line(tmp_path, capsys, monkey
         assert ", 3 steps" in capsys.readouterr().out
     finally:
         del gym.registry["PlayForever-v0"]
+
+
+# ---- runs of the quick start
+
+
+def quick_run(env, folder, steps=100, **ppo):
+    settings = {"is_continuous": False, "action_dim": 2, "observ_dim": 4, "batch_size": 64, **ppo}
+    quick = prl.AsyncPPO(env, prl.PPO(**settings), num_envs=2, steps=steps, num_workers=0, run_folder=folder)
+    quick.run()
+    return quick
+
+
+def test_a_run_of_the_quick_start_is_played_with_its_env(tmp_path, capsys):
+    env = gym.make("CartPole-v1", max_episode_steps=7, render_mode="rgb_array")
+    quick_run(env, tmp_path / "run", seed=3)
+    env.close()
+    capsys.readouterr()
+    assert play_main([str(tmp_path / "run"), "--episodes", "3"]) == 0
+    assert capsys.readouterr().out.count("return 7.00, 7 steps") == 3
+    assert (tmp_path / "run/config.yaml").read_text().startswith("# Of a run of AsyncPPO. ")
+
+
+def test_actions_of_the_quick_start_keep_their_scale(tmp_path):
+    pendulum = {"is_continuous": True, "action_dim": 1, "observ_dim": 3, "action_scaling": 1.5}
+    quick = quick_run("Pendulum-v1", tmp_path, 300, hidden_sizes=(8,), **pendulum)
+    torch.nn.init.constant_(quick.ppo.policy.actor[-1].bias, 50.0)
+    quick.ppo.save_weights(tmp_path / "weights")
+    policy = prl.load(tmp_path)
+    action = policy.predict(np.zeros(3))
+    assert (action.dtype, action.tolist()) == (np.float32, [1.5]), "not 2.0, the bound of the env"
+    assert policy.action_space == gym.make("Pendulum-v1").action_space
+    assert len(list(play(PlayConfig(tmp_path, episodes=2)))) == 2
+
+
+def test_an_env_without_an_id_needs_one_to_be_played(tmp_path, capsys):
+    def made():
+        return gym.make("CartPole-v1")
+
+    quick_run(made, tmp_path / "run")
+    assert prl.load(tmp_path / "run").predict(np.zeros(4)) in (0, 1)
+    capsys.readouterr()
+    assert play_main([str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "was trained on made, which has no id that another process knows: register it" in err
+    assert err.count("\n") == 1
+    assert play_main([str(tmp_path / "run"), "--env-id", "CartPole-v1", "--episodes", "1"]) == 0
+
+
+def test_what_envs_are_called():
+    wrapped = gym.wrappers.FrameStackObservation(gym.make("CartPole-v1", max_episode_steps=9), stack_size=2)
+    stack = "gymnasium.wrappers.stateful_observation:FrameStackObservation"
+    assert name_of("a:b-v0") == EnvName("a:b-v0")
+    assert name_of(gym.spec("CartPole-v1")) == EnvName("CartPole-v1")
+    name = name_of(wrapped)
+    assert (name.env_id, name.max_episode_steps) == ("CartPole-v1", 9)
+    assert name.wrappers[0].startswith(f"{stack}(stack_size=2")
+    config = prl.TrainConfig(**vars(name))
+    built = prl.env_factory(config.env_id, wrappers=config.wrappers).build()
+    assert built.observation_space == wrapped.observation_space
+    pendulum = gym.make("Pendulum-v1", g=3.0, render_mode="rgb_array")
+    assert name_of(pendulum) == EnvName("Pendulum-v1", {"g": 3.0})
+    nameless = (Nested, Nested(), lambda: pendulum, gym.wrappers.TransformReward(pendulum, lambda r: r))
+    assert [name_of(env) for env in nameless] == [None] * 4
