@@ -29,6 +29,7 @@ class Exam:
         options: keyword arguments of `env_factory`.
         checks: keys of `CHECKS`.
         lengths: see `Patient`.
+        seconds: to play random episodes for.
 
     Its messages: {"check": name} when a check begins, {"finding": ...} of `Finding.to_json`, {"data": {...}}
     that other checks need, {} as a sign of life.
@@ -38,6 +39,7 @@ class Exam:
     options: Mapping[str, Any]
     checks: Sequence[str]
     lengths: Sequence[int] | None = None
+    seconds: float = 1.5
 
     def run(self, tell: Tell) -> None:
         """See `Job.run`."""
@@ -53,7 +55,7 @@ class Exam:
             return
         seconds = time.perf_counter() - began
         tell({"finding": _built(factory, seconds).to_json()})
-        patient = Patient(factory, _Beat(tell), before, self.lengths)
+        patient = Patient(factory, _Beat(tell), before, self.lengths, self.seconds)
         for name in self.checks:
             tell({"check": name})
             try:

@@ -28,7 +28,6 @@ NEEDS = "needs"
 # Remarks of the checker on what prl does not mind.
 _NEEDLESS = ("is -infinity", "is infinity", "symmetric and normalized space")
 
-_PLAY_SECONDS = 1.5
 _TAKES = 20  # episodes that are repeated, at most
 _TAKE_STEPS = 600  # of all of them
 _TAKE_SECONDS = 1.5
@@ -45,6 +44,7 @@ class Patient:
         before: of this process, when nothing of the env's had been imported.
         lengths: of the episodes that are repeated, so that they are those of another process; None lets the
             time decide.
+        seconds: to play random episodes for.
 
     Attributes:
         data: for the checks of other processes, and for whoever watches.
@@ -56,8 +56,9 @@ class Patient:
         beat: Callable[[], None],
         before: Before,
         lengths: Sequence[int] | None = None,
+        seconds: float = 1.5,
     ) -> None:
-        self.factory, self.beat, self.before = factory, beat, before
+        self.factory, self.beat, self.before, self.seconds = factory, beat, before, seconds
         self.data: dict[str, Any] = {}
         self.is_repeatable = True
         self._lengths = lengths
@@ -123,7 +124,7 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
     steps: list[float] = []
     player = patient.player(inside(patient.factory, lambda env: Timed(env, resets, steps)))
     takes: list[Take] = []
-    until = time.monotonic() + _PLAY_SECONDS
+    until = time.monotonic() + patient.seconds
     while time.monotonic() < until:
         takes.append(player.play(len(takes), 1 << 20, until))
     player.close()
@@ -132,10 +133,10 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
     patient.data |= {"lengths": lengths, "largest": player.largest, "longest_call": max(*resets, *steps, 0.0)}
     text = f"{len(steps):,} random steps; all that it returned is valid"
     if lengths:
-        text += (
-            f". {len(lengths)} episodes ended, after {min(lengths):,} to {max(lengths):,} steps, with a mean "
-            f"return of {np.mean(returns):,.5g}"
-        )
+        least, most = f"{min(lengths):,}", f"{max(lengths):,}"
+        steps_each = most if least == most else f"{least} to {most}"
+        text += f". {_counted(len(lengths), 'episode')} ended, after {steps_each} steps; mean return "
+        text += f"{np.mean(returns):,.5g}"
     yield ok("plays", text, steps=len(steps), episodes=len(lengths))
     yield from _limit(patient, takes)
     yield _costs(resets, steps)
@@ -144,7 +145,7 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
 def _limit(patient: Patient, takes: list[Take]) -> Iterator[Finding]:
     cut = sum(bool(take.moments[-1].flags & TRUNCATED) for take in takes)
     if patient.factory.has_time_limit:
-        yield ok("time limit", f"all episodes end; {cut} of these were truncated", truncated=cut)
+        yield ok("time limit", f"all episodes end, {cut or 'none'} of these by truncation", truncated=cut)
 
 
 def _costs(resets: list[float], steps: list[float]) -> Finding:
@@ -172,8 +173,9 @@ def check_seed(patient: Patient) -> Iterator[Finding]:
     draws = _draws(patient)
     yield warning(
         "seed",
-        f"not a function of its seed and actions: a second env shows something else {place}{_blame(draws)}. "
-        "Two runs with one seed will differ, and episodes of a worker that dies are lost, not replayed",
+        f"not a function of its seed and actions: {place}, a second env shows something else"
+        f"{_blame(draws)}. Two runs with one seed will differ, and the episodes of a worker that dies are "
+        "lost, not replayed",
         draws=draws,
     )
 
@@ -236,7 +238,7 @@ def check_replay(patient: Patient) -> Iterator[Finding]:
         return
     yield warning(
         "replay",
-        f"not replayable: a new env shows something else than one that has played before {place}, so "
+        f"not replayable: {place}, a new env shows something else than one that has played before, so "
         "something outlives reset. A seed still gives the same weights on any number of workers. But the "
         "episodes of a worker that dies are lost, not replayed, and a run with --rollout steps cannot be "
         "resumed exactly",
@@ -253,8 +255,12 @@ def _first_difference(player: Player, takes: list[Take]) -> str | None:
     for take in takes:
         step = player.repeat(take)
         if step is not None:
-            return "after the reset" if step == 0 else f"after step {step}"
+            return "from the reset on" if step == 0 else f"from step {step} on"
     return None
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _count(takes: list[Take]) -> str:

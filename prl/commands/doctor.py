@@ -32,6 +32,7 @@ _EXIT_CODES = {Severity.OK: 0, Severity.NOTE: 0, Severity.WARNING: 1, Severity.E
 _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARNING: "WARN", Severity.ERROR: "ERROR"}
 _WIDTH = 80
 _TRACEBACK_LINES = 6
+_CHECKS = (CHECKER, "plays", "seed", "generators", "replay")
 STDOUT = Path("-")
 
 
@@ -42,8 +43,8 @@ class DoctorConfig(TrainConfig):
     The exit code is 0 if all is well, 1 with warnings, and 2 with errors: it cannot be trained so.
 
     Attributes:
-        seconds: of measuring which number of workers is fastest; starting them comes on top. 0 measures
-            nothing.
+        seconds: of measuring which number of workers is fastest; starting them comes on top. 0 leaves that
+            out.
         call_timeout: seconds that one call of the env may take before it counts as hanging.
         json: write what was found to this file, too; - writes it to the standard output, and nothing else.
 
@@ -122,7 +123,7 @@ def _all_findings(config: DoctorConfig, diagnosis: Diagnosis) -> Iterator[Findin
         "ends_by_itself": config.ends_by_itself,
         "use_action_masks": config.action_masks,
     }
-    exam = Exam(config.env_id, options, (CHECKER, "plays", "seed", "generators", "replay"))
+    exam = Exam(config.env_id, options, _CHECKS, seconds=min(1.5, 0.2 + config.seconds / 2))
     first = Examination(exam, config.call_timeout)
     yield from first.findings()
     diagnosis.data |= first.data
@@ -139,7 +140,8 @@ def _all_findings(config: DoctorConfig, diagnosis: Diagnosis) -> Iterator[Findin
     yield from _time_limit(factory, config)
     yield from network_findings(factory, config)
     yield from _resources(factory, config, diagnosis)
-    if diagnosis.worst is not Severity.ERROR or not factory.has_time_limit:
+    errors = {each.name for each in diagnosis.findings if each.severity is Severity.ERROR}
+    if errors <= {"time limit"}:  # advice mends that
         yield from _speed_and_advice(factory, config, diagnosis)
 
 

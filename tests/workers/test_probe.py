@@ -1,6 +1,7 @@
 """Jobs in a process of their own: whatever it does there, a sentence says so, and nothing is left."""
 
 import os
+import threading
 
 import pytest
 from helpers import Lives, children
@@ -53,3 +54,17 @@ def test_what_it_has_started_ends_with_it(leaves_nothing):
     with Lives(pids) as lives:
         messages.close()
         assert not lives.alive_after(5.0)
+
+
+def test_the_report_of_the_fault_handler_is_read():
+    """The innermost frame that is not Python's own is where it was."""
+    found = ProbeEnded(
+        "its process hangs",
+        "loading\nFatal Python error: Aborted\n\n"
+        'Thread 0x2 (most recent call first):\n  File "/other.py", line 7 in other\n\n'
+        "Current thread 0x1 (most recent call first):\n"
+        f'  File "{threading.__file__}", line 5 in wait\n'
+        '  File "/home/me/my_env.py", line 3 in step\n\nExtension modules: numpy (total: 1)',
+    )
+    assert str(found) == "its process hangs, in step (my_env.py:3)"
+    assert (found.printed, len(found.stack)) == ("loading", 2)
