@@ -28,6 +28,11 @@ _TITLES = {
     "train/clip_range": "Clip range",
     "train/skipped_minibatches": "Skipped minibatches",
     "train/initial_ratio_error": "Initial ratio error",
+    "train/rnd_loss": "RND loss",
+    "train/rnd_value_loss": "RND value loss",
+    "train/rnd_reward_mean": "RND reward, mean",
+    "train/rnd_reward_std": "RND reward, std",
+    "train/rnd_return_std": "RND return, std",
 }
 _ELSEWHERE = frozenset({RETURN, *SUCCESS, "rollout/iteration_rew_mean", "train/minibatches"})
 _ROUNDING = 1e-3  # an initial ratio error below it is no news
@@ -103,11 +108,17 @@ def success_chart(groups: Sequence[Group]) -> Markup | None:
         for name, color, label in ((SUCCESS[1], 0, "training"), (SUCCESS[0], 1, "evaluation")):
             alone = len(groups) == 1
             shown = (color, label) if alone else (group.color, f"{group.label}, {label}")
-            lines += _lines(group, name, *shown, thin=alone)
+            lines += [_in_percent(line) for line in _lines(group, name, *shown, thin=alone)]
     if not lines:
         return None
-    chart = Chart("Success rate", tuple(lines), large=True, x_end=_last_step(groups), limits=(-0.03, 1.03))
-    return render(chart)
+    limits = (-3.0, 103.0)  # with room for the thickness of a line
+    end = _last_step(groups)
+    return render(Chart("Success rate", tuple(lines), "% of episodes", large=True, x_end=end, limits=limits))
+
+
+def _in_percent(line: Line) -> Line:
+    low, high = (None if end is None else 100.0 * end for end in (line.low, line.high))
+    return dataclasses.replace(line, series=Series(line.series.x, 100.0 * line.series.y), low=low, high=high)
 
 
 def learning_charts(groups: Sequence[Group]) -> list[Markup]:
