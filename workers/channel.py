@@ -44,6 +44,10 @@ class Waiter:
         """Wait for this descriptor, too."""
         self._poller.register(fd, select.POLLIN)
 
+    def forget(self, fd: int) -> None:
+        """Do not wait for this descriptor any more."""
+        self._poller.unregister(fd)
+
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         """The descriptors that are readable, and their events: [] once `timeout` seconds have passed."""
         start = now = time.monotonic()

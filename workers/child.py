@@ -158,7 +158,9 @@ class _Server:
             self.guest = make(None if hosted.memory is None else hosted.memory.attach())
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
-        """Carry out RESET, STEP or STEP_AUTORESET; the payload of the answer."""
+        """Carry out RESET, STEP, STEP_AUTORESET or REPLAY; the payload of the answer."""
+        if kind is Kind.REPLAY:
+            return self._repeat(payload)
         rows, seeds, rest = self._arguments(kind, payload)
         listed = rows.tolist()
         if kind is Kind.RESET:
@@ -172,6 +174,19 @@ class _Server:
             ended = rows[self.slab.flags[rows] != 0]
             answer += pack_rows(self._restart_arrays, ended)
         return answer
+
+    def _repeat(self, payload: bytes) -> bytes:
+        (row,) = np.frombuffer(payload, ROW_DTYPE, 1).tolist()
+        target = self.slab.action[row, ...]
+        actions = np.frombuffer(payload, target.dtype, offset=ROW_BYTES).reshape(-1, *target.shape)
+        rewards = []
+        for action in actions:
+            self.slab.action[row] = action
+            self.block.step([row])
+            rewards.append(self.slab.reward[row])
+            if self.slab.flags[row]:
+                break
+        return np.array(rewards, np.float32).tobytes() + pack_rows(self._answer_arrays, np.array([row]))
 
     def _arguments(self, kind: Kind, payload: bytes) -> tuple[Array, list[int], memoryview]:
         """Rows i32[G], seeds (one per row, or none), and the bytes of the actions."""

@@ -58,6 +58,7 @@ class WorkerError(RuntimeError):
     """A worker process can no longer serve its envs.
 
     Attributes:
+        reason: what happened, without the worker's name.
         worker: index of the worker.
         env_ids: indices of the envs it hosts.
         exitcode: exit code of the process; negative is the signal that ended it; None if unknown.
@@ -75,12 +76,24 @@ class WorkerError(RuntimeError):
         last_command: str = "",
         traceback: str = "",
     ) -> None:
+        self.reason = reason
         self.worker = worker
         self.env_ids = tuple(env_ids)
         self.exitcode = exitcode
         self.last_command = last_command
         self.traceback = traceback
         super().__init__(f"worker {worker} (envs {_span(self.env_ids)}) {reason}")
+
+    def with_words(self, words: str) -> WorkerError:
+        """An error of the same type whose message goes on with these words."""
+        return type(self)(
+            f"{self.reason}; {words}",
+            worker=self.worker,
+            env_ids=self.env_ids,
+            exitcode=self.exitcode,
+            last_command=self.last_command,
+            traceback=self.traceback,
+        )
 
 
 class WorkerDied(WorkerError):

@@ -34,6 +34,8 @@ class Kind(enum.IntEnum):
     """Payload: rows i32[G], then the actions if they do not lie in shared memory."""
     STEP_AUTORESET = 7
     """As STEP, and an env whose episode ends starts the next one. Payload: rows, seeds i64[G], actions."""
+    REPLAY = 13
+    """One env repeats steps of its episode. Payload: its row i32, then the actions [T, *A]."""
     CALL = 9
     """Payload: a request to the worker's guest (see `workers.guest`)."""
     REQUEST = 13
@@ -46,7 +48,8 @@ class Kind(enum.IntEnum):
     """One more env is constructed, and it is not the last."""
     ROWS = 5
     """Answer: flags u8[G], then, if not in shared memory, rewards and observations, and for STEP_AUTORESET
-    the first observations of the envs whose episode has ended."""
+    the first observations of the envs whose episode has ended. To REPLAY: the rewards f32[T] of the steps,
+    fewer if the episode has ended on the way, and then as to STEP."""
     NEWS = 10
     """What a guest tells in the middle of a call; empty if the worker only says that it is alive."""
     PART = 11

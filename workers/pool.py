@@ -19,8 +19,10 @@ Seeds: TypeAlias = "Sequence[int] | Ids"
 
 TERMINATED = 1
 TRUNCATED = 2
-IS_TERMINATED = np.array([False, True, False, True])  # by flags
-IS_TRUNCATED = np.array([False, False, True, True])
+LOST = 4
+IS_TERMINATED = np.array([False, True, False, True, False])  # by flags
+IS_TRUNCATED = np.array([False, False, True, True, False])
+_IS_LOST = np.array([False, False, False, False, True])
 
 
 class StepBatch(NamedTuple):
@@ -128,5 +130,5 @@ def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
         reward=slab.reward.take(env_ids),
         terminated=IS_TERMINATED.take(flags),
         truncated=IS_TRUNCATED.take(flags),
-        lost=np.zeros(len(env_ids), np.bool_),
+        lost=_IS_LOST.take(flags),
     )

@@ -8,7 +8,7 @@ import multiprocessing
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from typing import Any, Literal, NamedTuple
@@ -20,9 +20,10 @@ from workers.arrays import Array, Ids
 from workers.channel import Waiter
 from workers.child import Hosted
 from workers.cores import pin
+from workers.env_alone import EnvAlone, RowExchange
 from workers.envs import EnvFactory
-from workers.errors import ProtocolError
-from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
+from workers.errors import ProtocolError, WorkerError
+from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind
 from workers.guest import GuestMemory, Invitation
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.processes import kill_marked
@@ -42,20 +43,28 @@ _CLOSE_TIMEOUT = 2.0  # seconds for all workers together, then they are killed
 
 
 class _WorkerPart(NamedTuple):
-    """One worker's part of a command: slice of the batch, env ids, and row numbers within the worker."""
+    """One worker's part of a command: its index, slice of the batch, env ids, row numbers within it."""
 
-    handle: WorkerHandle
+    worker: int
     part: slice
     env_ids: Ids
     rows: bytes
 
 
 class _PendingCommand(NamedTuple):
-    """One unanswered command."""
+    """One unanswered command.
+
+    Attributes:
+        env_ids: it is about.
+        parts: of the workers.
+        restarts: whether envs whose episode ends start the next one.
+        settled: workers whose answers lie in the slab.
+    """
 
     env_ids: Ids
     parts: list[_WorkerPart]
     restarts: bool
+    settled: set[int]
 
 
 class ProcessPool:
@@ -113,13 +122,11 @@ class ProcessPool:
             context if transport == "shared" else None,
             reward_dtype,
         )
-        self._slab = self._layout.attach()
-        self._command_arrays = self._layout.command_arrays(self._slab)
-        self._answer_arrays = self._layout.answer_arrays(self._slab)
-        self._answer_bytes = sum(array[0].nbytes for array in self._answer_arrays)
-        self._restart_arrays = self._layout.restart_arrays(self._slab)
+        self._rows = RowExchange(self._layout)
         self._pending: deque[_PendingCommand] = deque()
+        self._failures: deque[WorkerError] = deque()  # noticed by `send`, raised by `recv`
         self._handles: list[WorkerHandle] = []
+        self._stale_frames = 0  # of workers that were replaced
         self._starts = np.array([block.start for block in self._blocks], np.int64)
         memory = None
         if invitation is not None and self._layout.shared:
@@ -135,32 +142,81 @@ class ProcessPool:
         try:
             guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
             hosted = Hosted(b"", self._layout, guest, memory)
-            self._start(factory, hosted, context, start_timeout)
-            if pin_workers:
-                pin([handle.pid for handle in self._handles])
+            self._hosted = [
+                replace(hosted, factory=cloudpickle.dumps(factory.for_envs(envs))) for envs in self._blocks
+            ]
+            self._context, self._start_timeout, self._pin_workers = context, start_timeout, pin_workers
+            self._start()
         except BaseException:
             self.close()
             raise
 
-    def _start(self, factory: EnvFactory, hosted: Hosted, context: BaseContext, timeout: float) -> None:
-        for index, envs in enumerate(self._blocks):
-            its_envs = cloudpickle.dumps(factory.for_envs(envs))
-            args = (replace(hosted, factory=its_envs), (envs.start, envs.stop))
-            with signals_wait():  # until `close` knows of it
-                self._handles.append(WorkerHandle(index, envs, context, args, self._reaper))
+    def _start(self) -> None:
         self._waiter = Waiter(_SPIN)
-        self._by_fd = {fd: handle for handle in self._handles for fd in handle.filenos()}
-        for fd in self._by_fd:
-            self._waiter.watch(fd)
-        self._await_start(timeout)
+        self._by_fd: dict[int, WorkerHandle] = {}
+        for index, envs in enumerate(self._blocks):
+            with signals_wait():  # until `close` knows of it
+                self._handles.append(self._new_handle(index, envs))
+        for handle in self._handles:
+            self._watch(handle)
+        self._await_start(self._start_timeout)
         for handle in self._handles:
             handle.take_answer()
         self._full_split = self._split(np.arange(self.num_envs))
+        self._pin()
+
+    def _new_handle(self, worker: int, envs: range, incarnation: int = 0) -> WorkerHandle:
+        return WorkerHandle(worker, envs, self._context, self._hosted[worker], self._reaper, incarnation)
+
+    def _watch(self, handle: WorkerHandle) -> None:
+        for fd in handle.filenos():
+            self._by_fd[fd] = handle
+            self._waiter.watch(fd)
+
+    def _pin(self) -> None:
+        if self._pin_workers:
+            pin([handle.pid for handle in self._handles])
+
+    def restart(self, worker: int) -> None:
+        """End a worker and start another process in its place; its envs are new.
+
+        Nothing is awaited any more from the old one: its calls are forgotten, its parts of open commands stay
+        unanswered until `settle`.
+
+        Raises:
+            WorkerError: the new process could not be started, or not build its envs. `restart` can be tried
+                again.
+        """
+        old = self._handles[worker]
+        if not old.ended:
+            for fd in old.filenos():
+                del self._by_fd[fd]
+                self._waiter.forget(fd)
+            old.end()
+            kill_marked([old.mark])
+        self._open_calls = deque(other for other in self._open_calls if other != worker)
+        self._failures = deque(error for error in self._failures if error.worker != worker)
+        with signals_wait():  # until `close` knows of it
+            new = self._new_handle(worker, old.envs, old.incarnation + 1)
+            self._handles[worker] = new
+        self._stale_frames += old.stale_frames
+        self._watch(new)
+        new.await_start(self._start_timeout)
+        self._pin()
+
+    def settle(self, worker: int) -> None:
+        """The rows of the slab are the answers of a worker to its parts of all open commands."""
+        for command in self._pending:
+            command.settled.add(worker)
+
+    def incarnation(self, worker: int) -> int:
+        """How often a worker was started before."""
+        return self._handles[worker].incarnation
 
     @property
     def stale_frames(self) -> int:
         """Late or duplicated answers that were dropped."""
-        return sum(handle.stale_frames for handle in self._handles)
+        return self._stale_frames + sum(handle.stale_frames for handle in self._handles)
 
     @property
     def worker_pids(self) -> list[int | None]:
@@ -172,27 +228,38 @@ class ProcessPool:
         all_seeds = np.asarray(seeds, SEED_DTYPE)
         self._command(Kind.RESET, env_ids, lambda part: all_seeds[part].tobytes())
 
-    def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
-        """See `EnvPool.send`."""
-        self._slab.action[env_ids] = actions
+    def send(
+        self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None, aside: Collection[int] = ()
+    ) -> None:
+        """See `EnvPool.send`. Workers `aside` get nothing: somebody else writes their answers."""
+        self._rows.slab.action[env_ids] = actions
         if next_seeds is None:
-            self._command(Kind.STEP, env_ids, lambda part: pack_rows(self._command_arrays, env_ids[part]))
+            self._command(Kind.STEP, env_ids, lambda part: self._rows.pack_actions(env_ids[part]), aside)
             return
         seeds = np.asarray(next_seeds, SEED_DTYPE)
         self._command(
             Kind.STEP_AUTORESET,
             env_ids,
-            lambda part: seeds[part].tobytes() + pack_rows(self._command_arrays, env_ids[part]),
+            lambda part: seeds[part].tobytes() + self._rows.pack_actions(env_ids[part]),
+            aside,
         )
 
-    def _command(self, kind: Kind, env_ids: Ids, arguments: Callable[[slice], bytes]) -> None:
+    def _command(
+        self, kind: Kind, env_ids: Ids, arguments: Callable[[slice], bytes], aside: Collection[int] = ()
+    ) -> None:
         """Give each worker its part: the rows, and the arguments of that slice of the batch."""
         if not self._handles:
             raise RuntimeError(POOL_CLOSED)
         parts = self._full_split if len(env_ids) == self.num_envs else self._split(env_ids)
         for part in parts:
-            part.handle.command(kind, part.rows + arguments(part.part), self.step_timeout)
-        self._pending.append(_PendingCommand(env_ids, parts, restarts=kind is Kind.STEP_AUTORESET))
+            if part.worker in aside:
+                continue
+            try:
+                payload = part.rows + arguments(part.part)
+                self._handles[part.worker].command(kind, payload, self.step_timeout)
+            except WorkerError as error:  # the other workers get their parts all the same
+                self._failures.append(error)
+        self._pending.append(_PendingCommand(env_ids, parts, kind is Kind.STEP_AUTORESET, set(aside)))
 
     def _split(self, env_ids: Ids) -> list[_WorkerPart]:
         bounds = [*np.searchsorted(env_ids, self._starts).tolist(), len(env_ids)]
@@ -201,33 +268,49 @@ class ProcessPool:
             if start < stop:
                 ids = env_ids[start:stop]
                 rows = (ids - handle.envs.start).astype(ROW_DTYPE).tobytes()
-                parts.append(_WorkerPart(handle, slice(start, stop), ids, rows))
+                parts.append(_WorkerPart(handle.index, slice(start, stop), ids, rows))
         return parts
 
     def recv(self, timeout: float | None = None) -> StepBatch:
         """See `EnvPool.recv`."""
         if not self._pending:
             raise RuntimeError("recv without an open command: call reset or send first")
+        if self._failures:
+            raise self._failures.popleft()
         command = self._pending[0]
-        self._await_answers(
-            [part.handle for part in command.parts], self.step_timeout if timeout is None else timeout
-        )
+        self._take_parts(command, command.parts, self.step_timeout if timeout is None else timeout)
         self._pending.popleft()
-        for part in command.parts:
-            try:
-                self._unpack(part.env_ids, part.handle.take_answer().payload, command.restarts)
-            except ProtocolError as error:
-                raise part.handle.protocol_violation(error) from error
-        return read_batch(self._slab, command.env_ids, command.restarts)
+        return read_batch(self._rows.slab, command.env_ids, command.restarts)
 
-    def _unpack(self, env_ids: Ids, payload: bytes, restarts: bool) -> None:
-        if not (restarts and self._restart_arrays):
-            unpack_rows(self._answer_arrays, env_ids, payload)
-            return
-        size = len(env_ids) * self._answer_bytes
-        unpack_rows(self._answer_arrays, env_ids, payload[:size])
-        ended = env_ids[self._slab.flags[env_ids] != 0]
-        unpack_rows(self._restart_arrays, ended, payload[size:])
+    def _take_parts(self, command: _PendingCommand, parts: Sequence[_WorkerPart], timeout: float) -> None:
+        """Wait for the answers to parts of a command, and write them into their rows."""
+        parts = [part for part in parts if part.worker not in command.settled]
+        handles = [self._handles[part.worker] for part in parts]
+        self._await_answers(handles, timeout)
+        for part, handle in zip(parts, handles, strict=True):
+            with self.blames(part.worker):
+                self._rows.unpack(part.env_ids, handle.take_answer().payload, command.restarts)
+            command.settled.add(part.worker)
+
+    def drain(self, worker: int) -> None:
+        """Wait for a worker's answers to all open commands, so that it has none open."""
+        for command in self._pending:
+            own = [part for part in command.parts if part.worker == worker]
+            self._take_parts(command, own, self.step_timeout)
+
+    @property
+    def slab(self) -> Slab:
+        """The rows of all envs; private memory unless `transport` is "shared"."""
+        return self._rows.slab
+
+    def envs_of(self, worker: int) -> range:
+        """The envs that a worker hosts."""
+        return self._blocks[worker]
+
+    def env_alone(self, env: int) -> EnvAlone:
+        """Commands to one env of a worker that has no command open; for those that were restarted."""
+        handle = self._handles[self.worker_of(env)]
+        return EnvAlone(env, handle, self._rows, self.step_timeout)
 
     def worker_of(self, env: int) -> int:
         """The index of the worker that hosts an env."""
@@ -237,11 +320,6 @@ class ProcessPool:
     def blocks(self) -> Sequence[range]:
         """The envs of each worker."""
         return self._blocks
-
-    @property
-    def slab(self) -> Slab:
-        """The rows of all envs, for requests; private memory unless `transport` is "shared"."""
-        return self._slab
 
     def request(self, worker: int, payload: bytes, name: str) -> None:
         """Ask something of a worker's envs (see `workers.requests`).
@@ -370,6 +448,7 @@ class ProcessPool:
     def close(self) -> None:
         """See `EnvPool.close`. Never takes more than about 2 s; what is not done by then is killed."""
         self._pending.clear()
+        self._failures.clear()
         self._open_calls.clear()
         self._finalizer()
         atexit.unregister(self._finalizer)

@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext, SpawnProcess
-from typing import Any
+from typing import cast
 
 from workers import bootstrap, spawning
 from workers.channel import Channel
+from workers.child import Hosted
 from workers.errors import (
     ProtocolError,
     WorkerDied,
@@ -25,7 +27,13 @@ from workers.frames import Frame, Kind
 from workers.processes import kill_group, kill_marked, new_mark
 from workers.reaper import Reaper
 
-_COMMAND_NAMES = {Kind.RESET: "reset", Kind.STEP: "step", Kind.STEP_AUTORESET: "step", Kind.CALL: "play"}
+_COMMAND_NAMES = {
+    Kind.RESET: "reset",
+    Kind.STEP: "step",
+    Kind.STEP_AUTORESET: "step",
+    Kind.CALL: "play",
+    Kind.REPLAY: "replay",
+}
 
 
 class WorkerHandle:
@@ -35,13 +43,15 @@ class WorkerHandle:
         index: of the worker.
         envs: the range of env indices it hosts.
         context: a spawn context.
-        args: what `workers.child.main` gets after the connection, and before the incarnation.
+        hosted: what it hosts.
         reaper: ends the worker and what its envs have started if this process is killed.
+        incarnation: how often this worker was started before.
 
     Attributes:
         mark: that all processes which its envs start wear.
-        incarnation: how often this worker was started before.
         stale_frames: late or duplicated frames that were dropped.
+        pid: process id; None if the process was not started.
+        ended: whether its process is gone and everything freed.
         built: envs known to be constructed, before the answer to the start.
         progress_time: monotonic time of the start, of the last env that was constructed, or of the last sign
             of life in a call.
@@ -52,11 +62,18 @@ class WorkerHandle:
     """
 
     def __init__(
-        self, index: int, envs: range, context: BaseContext, args: tuple[Any, ...], reaper: Reaper
+        self,
+        index: int,
+        envs: range,
+        context: BaseContext,
+        hosted: Hosted,
+        reaper: Reaper,
+        incarnation: int = 0,
     ) -> None:
         self.index = index
         self.envs = envs
-        self.incarnation = 0
+        self.incarnation = incarnation
+        self.ended = False
         self.stale_frames = 0
         self._pending: deque[tuple[int, Kind]] = deque()
         self._answers: deque[Frame] = deque()
@@ -75,7 +92,7 @@ class WorkerHandle:
         self._channel = Channel(ours)
         self._process: SpawnProcess = context.Process(  # type: ignore[attr-defined]
             target=bootstrap.run,
-            args=(theirs, bootstrap.LazyArguments((*args, self.incarnation)), launch),
+            args=(theirs, bootstrap.LazyArguments((hosted, (envs.start, envs.stop), incarnation)), launch),
             name=f"prl-worker-{index}",
         )
         try:
@@ -86,14 +103,9 @@ class WorkerHandle:
         finally:
             # Our copy of the child's end must go, or the child's death would not close the pipe.
             theirs.close()
-        self._group = self._process.pid
+        self.pid = self._group = self._process.pid
         reaper.add(self._process.pid or 0, self.mark)
         self._pending.append((0, Kind.READY))
-
-    @property
-    def pid(self) -> int | None:
-        """Process id; None if the process was not started."""
-        return self._process.pid
 
     def filenos(self) -> tuple[int, int]:
         """The descriptors that become readable when the worker answers or dies."""
@@ -172,6 +184,35 @@ class WorkerHandle:
             self._pieces.clear()
         self._answers.append(frame)
 
+    def await_start(self, timeout: float) -> None:
+        """Wait until it has constructed its envs, as long as it makes progress; for later incarnations.
+
+        Raises:
+            WorkerError: it died, reported a failure, or made no progress for `timeout` seconds.
+        """
+        self._await_answer(lambda: self.progress_time + timeout, lambda: self.start_timed_out(timeout))
+        self.take_answer()
+
+    def ask(self, kind: Kind, payload: bytes, timeout: float) -> bytes:
+        """Send a command and wait for its answer, with no other one open.
+
+        Raises:
+            WorkerError: it died, reported a failure, or did not answer within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        self.command(kind, payload, timeout)
+        self._await_answer(lambda: deadline, lambda: self.timed_out(timeout))
+        return self.take_answer().payload
+
+    def _await_answer(self, deadline: Callable[[], float], too_late: Callable[[], WorkerError]) -> None:
+        while not self.has_answer:
+            remaining = deadline() - time.monotonic()
+            ready = wait(self.filenos(), max(0.0, remaining))
+            for fd in ready:
+                self.on_readable(cast(int, fd))
+            if not ready and remaining <= 0.0:
+                raise too_late()
+
     @property
     def has_answer(self) -> bool:
         """Whether `take_answer` has something to return."""
@@ -223,20 +264,30 @@ class WorkerHandle:
             reason,
             worker=self.index,
             env_ids=self.envs,
-            exitcode=self._process.exitcode,
+            exitcode=None if self.ended else self._process.exitcode,
             last_command=self._last_command,
             traceback=text,
         )
 
     def ask_to_close(self) -> None:
         """First pass of a shutdown: do not wait."""
+        if self.ended:
+            return
         with contextlib.suppress(OSError):
             self._channel.send(Frame(Kind.CLOSE, self.incarnation, self._sequence + 1), timeout=0.0)
 
     def join(self, deadline: float) -> None:
         """Second pass of a shutdown: wait until `deadline` (monotonic), then kill and free everything."""
-        wait([self._process.sentinel], max(0.0, deadline - time.monotonic()))
+        if not self.ended:
+            wait([self._process.sentinel], max(0.0, deadline - time.monotonic()))
+        self.end()
+
+    def end(self) -> None:
+        """Kill it and free everything. Idempotent."""
+        if self.ended:
+            return
         self.kill()
+        self.ended = True
         self._channel.close()
         self._process.close()
 

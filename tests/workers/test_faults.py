@@ -210,8 +210,10 @@ def test_a_worker_that_does_not_read():
         pool.reset(np.arange(2), (50, 51))
         pool.recv()
         pool.send(np.array([0]), np.zeros((1, WIDTH), np.float32))
-        with takes(0.5, 1.5), pytest.raises(WorkerTimeout):
+        with takes(0.5, 1.5):
             pool.send(np.array([1]), np.zeros((1, WIDTH), np.float32))
+        with pytest.raises(WorkerTimeout):
+            pool.recv()
 
 
 def test_large_commands_and_large_answers_that_meet():

@@ -8,6 +8,7 @@ from workers.envs import env_factory
 from workers.errors import WorkerEnvFailed
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
+from workers.recovering_pool import RecoveringPool
 from workers.rows import RowCodec, pack, row_bytes
 from workers.seeding import episode_seed
 from workers.testing import CompositeProbe, FaultWrapper, ProbeEnv, composite_of, probe_obs
@@ -23,6 +24,9 @@ POOLS = {
         for transport in ("pipe", "shared")
         for workers in (1, 2, 3)
     },
+    "recovering-2": lambda factory, num_envs: RecoveringPool(
+        ProcessPool(factory, num_envs, 2, step_timeout=20.0)
+    ),
 }
 # Where each test starts a pool of its own, not every number of workers has to do it: it takes 0.3 s.
 SOME_POOLS = tuple(name for name in POOLS if name not in ("pipe-2", "shared-1", "shared-3"))

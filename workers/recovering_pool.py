@@ -1,0 +1,295 @@
+"""A pool that brings back what a dead, hung or failed worker takes with it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from workers.arrays import Array, Ids
+from workers.episode_record import EpisodeRecord
+from workers.errors import WorkerDied, WorkerError
+from workers.pool import Seeds, StepBatch
+from workers.process_pool import ProcessPool
+from workers.restarts import Restarts
+
+_STRIKES = 3
+"""Deaths of its worker at the same env and step that are the env's fault; fewer may be somebody else's."""
+_FAILED_IN_A_ROW = 3
+"""Episodes of one env that may be lost by its failures before one comes to its end."""
+_NOTICES = 5
+"""Restarts that are told of."""
+_NOBODY = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class LostEpisode:
+    """An episode that could not be brought back.
+
+    Attributes:
+        env: its index.
+        seed: it began with.
+        actions: [T, *A], its steps so far; the last may be the one that failed. None if forgotten.
+        reason: in one line.
+        traceback: of the env's own exception, as text; "" if there was none.
+    """
+
+    env: int
+    seed: int
+    actions: Array | None
+    reason: str
+    traceback: str
+
+
+class _Sent(NamedTuple):
+    """A command whose answer has not been taken.
+
+    Attributes:
+        env_ids: i64[G].
+        actions: [G, *A]; None for a reset.
+        seeds: i64[G], of episodes that begin: with a reset, or after those that end. None if none does.
+    """
+
+    env_ids: Ids
+    actions: Array | None
+    seeds: Ids | None
+
+
+class RecoveringPool:
+    """A process pool whose workers may die. Implements `workers.pool.EnvPool`.
+
+    When a worker dies, hangs, or one of its envs fails, a new process takes its place: running episodes are
+    started again with their seeds, their actions are repeated, and rewards and observation are compared with
+    what the learner has seen. If they are equal, nothing has happened. If not, or if the worker breaks again
+    at the same step, the episode is *lost*: its next step is answered with `lost`, no reward, and what the
+    env showed last.
+
+    Args:
+        pool: what can break; closed together with this one.
+        max_restarts: in any ten minutes.
+        replay_limit: steps after which an episode is not recorded any more, and would be lost.
+        on_lost: told of every episode that is lost.
+    """
+
+    def __init__(
+        self,
+        pool: ProcessPool,
+        *,
+        max_restarts: int = 100,
+        replay_limit: int = 100_000,
+        on_lost: Callable[[LostEpisode], None] = lambda lost: None,
+    ) -> None:
+        self._pool = pool
+        self.num_envs, self.num_workers = pool.num_envs, pool.num_workers
+        self.on_lost = on_lost
+        self._restarts = Restarts(max_restarts)
+        self._record = EpisodeRecord(pool.num_envs, pool.slab.obs, pool.slab.action, replay_limit)
+        self._sent: deque[_Sent] = deque()
+        self._doomed = np.zeros(pool.num_envs, np.bool_)  # their episode is lost, and nobody has been told
+        self._failed_in_a_row = np.zeros(pool.num_envs, np.int64)  # episodes that were lost by failures
+        self._any_doomed = self._any_failures = False
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were started again, so far."""
+        return self._restarts.count
+
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """See `ProcessPool.worker_pids`."""
+        return self._pool.worker_pids
+
+    def reset(self, env_ids: Ids, seeds: Seeds) -> None:
+        """See `EnvPool.reset`."""
+        listed = np.array(seeds, np.int64)
+        self._pool.reset(env_ids, listed)
+        self._sent.append(_Sent(env_ids, None, listed))
+
+    def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
+        """See `EnvPool.send`."""
+        rows = np.array(actions, self._pool.slab.action.dtype)  # the caller may go on with his own
+        seeds = None if next_seeds is None else np.array(next_seeds, np.int64)
+        doomed = env_ids[self._doomed[env_ids]] if self._any_doomed else _NOBODY
+        aside = {self._pool.worker_of(env) for env in doomed.tolist()}
+        self._pool.send(env_ids, rows, seeds, aside=aside)
+        self._sent.append(_Sent(env_ids, rows, seeds))
+        for worker in aside:
+            self._serve(worker, self._sent[-1])
+
+    def _serve(self, worker: int, sent: _Sent) -> None:
+        """Answer a worker's part of a command env by env, since some of them have lost their episode."""
+        try:
+            self._pool.drain(worker)
+            for env in self._pool.envs_of(worker):
+                if env in sent.env_ids:
+                    self._carry_out(env, sent)
+        except WorkerError as error:
+            self.recover(error)
+
+    def recv(self, timeout: float | None = None) -> StepBatch:
+        """See `EnvPool.recv`.
+
+        Raises:
+            WorkerError: the budget of restarts is used up, an env cannot be built or reset, or one fails in
+                every episode.
+        """
+        while True:
+            try:
+                batch = self._pool.recv(timeout)
+                break
+            except WorkerError as error:
+                self.recover(error)
+        sent = self._sent.popleft()
+        if sent.actions is None:
+            assert sent.seeds is not None, "a reset has seeds"
+            self._doomed[sent.env_ids] = False
+            self._record.begin(sent.env_ids, sent.seeds, batch.obs)
+        else:
+            self._record.step(sent.actions, batch, sent.seeds)
+            if self._any_failures:
+                self._after_failures(batch)
+        return batch
+
+    def _after_failures(self, batch: StepBatch) -> None:
+        """Episodes that are lost have been told of by now; envs that come to an end are trusted again."""
+        self._doomed[batch.env_ids[batch.lost]] = False
+        self._any_doomed = bool(self._doomed.any())
+        self._failed_in_a_row[batch.env_ids[batch.terminated | batch.truncated]] = 0
+        self._any_failures = self._any_doomed or bool(self._failed_in_a_row.any())
+
+    def recover(self, error: WorkerError) -> None:
+        """Start a worker again, and bring its envs to where they were.
+
+        Raises:
+            WorkerError: see `recv`.
+        """
+        worker = error.worker
+        strikes: Counter[int] = Counter()  # by env; -1 counts starts
+        while True:
+            self._restarts.spend(error, in_a_row=strikes.total())
+            self._notice(error)
+            env = -1
+            try:
+                self._pool.restart(worker)
+                for env in self._pool.envs_of(worker):
+                    self._bring_back(env)
+                self._pool.settle(worker)
+                return
+            except WorkerError as again:
+                error = again
+                strikes[env] += 1
+                # Whoever kills workers at random hits the same env's same step once, not three times.
+                if strikes[env] >= (_STRIKES if env < 0 or isinstance(again, WorkerDied) else 1):
+                    self._give_up(env, again)
+
+    def _notice(self, error: WorkerError) -> None:
+        if self.restarts <= _NOTICES:
+            more = "; further restarts are only counted" if self.restarts == _NOTICES else ""
+            warnings.warn(f"{error}; it is started again{more}", stacklevel=4)
+
+    def _bring_back(self, env: int) -> None:
+        """Repeat the env's episode, and its open command."""
+        sent = next((sent for sent in self._sent if env in sent.env_ids), None)
+        begins = sent is not None and sent.actions is None
+        if self._record.playing[env] and not self._doomed[env] and not begins:
+            self._repeat(env)
+        if sent is not None:
+            self._carry_out(env, sent)
+
+    def _repeat(self, env: int) -> None:
+        if self._record.forgotten[env]:
+            self._doom(env, None, "it is longer than replay_limit")
+            return
+        episode, alone = self._record.of(env), self._pool.env_alone(env)
+        alone.reset(episode.seed)
+        rewards = alone.repeat(episode.actions)
+        known = rewards[len(rewards) - len(episode.rewards) :]
+        if len(rewards) != len(episode.actions) or (len(rewards) and self._pool.slab.flags[env]):
+            self._doom(env, episode.actions, "it ends earlier than it did")
+        elif known.tobytes() != episode.rewards.tobytes() or alone.obs.tobytes() != episode.obs.tobytes():
+            self._doom(env, episode.actions, "the env is not a function of seed and actions")
+
+    def _carry_out(self, env: int, sent: _Sent) -> None:
+        """One env's part of a command."""
+        row = int(np.searchsorted(sent.env_ids, env))
+        alone = self._pool.env_alone(env)
+        seed = None if sent.seeds is None else int(sent.seeds[row])
+        if sent.actions is None:
+            assert seed is not None, "a reset has seeds"
+            alone.reset(seed)
+        elif self._doomed[env]:
+            alone.lose(self._record.obs[env], seed)
+        else:
+            alone.step(sent.actions[row], seed)
+
+    def _give_up(self, env: int, error: WorkerError) -> None:
+        """Its worker breaks again and again.
+
+        Raises:
+            WorkerError: no episode can be lost for that, or too many were.
+        """
+        sent = next((sent for sent in self._sent if env in sent.env_ids), None)
+        if env < 0 or not self._record.playing[env] or self._doomed[env] or (sent and sent.actions is None):
+            raise error
+        self._failed_in_a_row[env] += 1
+        if self._failed_in_a_row[env] > _FAILED_IN_A_ROW:
+            raise error
+        actions = None if self._record.forgotten[env] else self._record.of(env).actions
+        if actions is not None and sent is not None and sent.actions is not None:
+            actions = np.concatenate([actions, sent.actions[np.searchsorted(sent.env_ids, env)][None]])
+        self._doom(env, actions, str(error), error.traceback)
+
+    def _doom(self, env: int, actions: Array | None, reason: str, traceback: str = "") -> None:
+        self._doomed[env] = self._any_doomed = self._any_failures = True
+        seed = self._record.seed(env)
+        self.on_lost(LostEpisode(env, seed, actions, " ".join(reason.split()), traceback))
+
+    def restore(self, episodes: Sequence[tuple[int, int, Array, Array]]) -> Ids:
+        """Bring envs into the middle of episodes; their workers have no command or call open.
+
+        Args:
+            episodes: env, seed, actions [T, *A] since the reset, and the observation [*O] that they lead to.
+
+        Returns:
+            Envs i64[E] whose episode is lost instead: they show something else, or fail. The next command
+            to them is a reset.
+
+        Raises:
+            WorkerError: see `recv`.
+        """
+        for env, seed, actions, obs in episodes:
+            self._doomed[env] = False
+            self._record.load(env, seed, actions, obs)
+        for env, *_ in episodes:
+            try:
+                if not self._doomed[env]:
+                    self._repeat(env)
+            except WorkerError as error:
+                self.recover(error)
+        ids = np.array([env for env, *_ in episodes], np.int64)
+        lost: Ids = ids[self._doomed[ids]]
+        self._doomed[lost] = False
+        self._record.end(lost)
+        return lost
+
+    def call(self, worker: int, request: bytes) -> None:
+        """See `ProcessPool.call`. What the worker's envs play from here on is the caller's to repeat."""
+        env_ids = np.array(self._pool.envs_of(worker))
+        self._record.end(env_ids)
+        self._doomed[env_ids] = False
+        self._pool.call(worker, request)
+
+    def close(self) -> None:
+        """See `EnvPool.close`."""
+        self._sent.clear()
+        self._pool.close()
+
+    def __enter__(self) -> RecoveringPool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
