@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from workers.arrays import Array, Ids
 from workers.episode_record import EpisodeRecord
 from workers.errors import WorkerDied, WorkerError
+from workers.guest import Bytes
 from workers.pool import Seeds, StepBatch
 from workers.process_pool import ProcessPool
 from workers.restarts import Restarts
@@ -97,6 +99,23 @@ class RecoveringPool:
     def restarts(self) -> int:
         """Workers that were started again, so far."""
         return self._restarts.count
+
+    @property
+    def guest_memory(self) -> Bytes | None:
+        """See `ProcessPool`."""
+        return self._pool.guest_memory
+
+    def worker_of(self, env: int) -> int:
+        """See `ProcessPool.worker_of`."""
+        return self._pool.worker_of(env)
+
+    def envs_of(self, worker: int) -> range:
+        """See `ProcessPool.envs_of`."""
+        return self._pool.envs_of(worker)
+
+    def incarnation(self, worker: int) -> int:
+        """See `ProcessPool.incarnation`."""
+        return self._pool.incarnation(worker)
 
     @property
     def worker_pids(self) -> list[int | None]:
@@ -248,11 +267,12 @@ class RecoveringPool:
         seed = self._record.seed(env)
         self.on_lost(LostEpisode(env, seed, actions, " ".join(reason.split()), traceback))
 
-    def restore(self, episodes: Sequence[tuple[int, int, Array, Array]]) -> Ids:
+    def restore(self, episodes: Sequence[tuple[int, int, Sequence[Array], Array]]) -> Ids:
         """Bring envs into the middle of episodes; their workers have no command or call open.
 
         Args:
-            episodes: env, seed, actions [T, *A] since the reset, and the observation [*O] that they lead to.
+            episodes: env, seed, the T actions [*A] since the reset, and the observation [*O] that they lead
+                to.
 
         Returns:
             Envs i64[E] whose episode is lost instead: they show something else, or fail. The next command
@@ -263,7 +283,9 @@ class RecoveringPool:
         """
         for env, seed, actions, obs in episodes:
             self._doomed[env] = False
-            self._record.load(env, seed, actions, obs)
+            action = self._pool.slab.action[env]
+            rows = np.array(actions, action.dtype).reshape(len(actions), *action.shape)
+            self._record.load(env, seed, rows, obs)
         for env, *_ in episodes:
             try:
                 if not self._doomed[env]:
@@ -282,6 +304,14 @@ class RecoveringPool:
         self._record.end(env_ids)
         self._doomed[env_ids] = False
         self._pool.call(worker, request)
+
+    def take_answer(self, on_news: Callable[[int, bytes], None]) -> tuple[int, bytes]:
+        """See `ProcessPool.take_answer`."""
+        return self._pool.take_answer(on_news)
+
+    def blames(self, worker: int) -> AbstractContextManager[None]:
+        """See `ProcessPool.blames`."""
+        return self._pool.blames(worker)
 
     def close(self) -> None:
         """See `EnvPool.close`."""

@@ -11,6 +11,8 @@ import numpy as np
 from learner.store import Rollout
 from workers.arrays import Array, Flags, Ids
 
+_NEVER = np.iinfo(np.int64).max
+
 ToEnv = Callable[[Array], Array]
 """Env actions [S, *A] for actions [S, *A]."""
 
@@ -18,8 +20,8 @@ ToEnv = Callable[[Array], Array]
 class EpisodeLog:
     """The env actions since the beginning of every env's running episode.
 
-    Memory is proportional to N times the longest running episode. What a round adds is kept together, and
-    taken apart only if somebody asks, which a run does after each update.
+    Memory is proportional to N times the longest running episode that is not forgotten. What a round adds is
+    kept together, and taken apart only if somebody asks, which a run does after each update.
 
     Args:
         num_envs: N.
@@ -33,17 +35,44 @@ class EpisodeLog:
         self._dropped = 0  # parts that were there before the first one
         self._since = np.full(num_envs, -1, np.int64)  # the part in which an env's episode began; -1: before
 
-    def add(self, part: Rollout) -> None:
-        """The steps of a group in one round; those of its earlier rounds came before."""
+    def add(self, part: Rollout, begun: Ids | None = None) -> None:
+        """The steps of a group in one round; those of its earlier rounds came before.
+
+        Args:
+            part: the steps.
+            begun: envs i64[E] whose first step in it is the first one of an episode, though the one before
+                did not end.
+        """
         number = self._dropped + len(self._parts)
         self._parts.append((part.env_ids, self._to_env(part.actions), part.episode_ends))
+        if begun is not None:
+            self._since[begun] = number
         self._since[part.env_ids[part.episode_ends]] = number
-        while self._dropped < self._since.min():
+        self._drop()
+
+    def forget(self, env_ids: Ids) -> None:
+        """The running episodes of these envs are too long to be repeated."""
+        self._since[env_ids] = _NEVER
+        self._drop()
+
+    @property
+    def forgotten(self) -> Flags:
+        """bool[N], envs whose running episode is forgotten."""
+        flags: Flags = self._since == _NEVER
+        return flags
+
+    def _drop(self) -> None:
+        """Drop the parts that no running episode needs."""
+        needed = self._since.min()
+        while self._parts and self._dropped < needed:
             self._parts.popleft()
             self._dropped += 1
 
     def of_envs(self) -> list[Array | None]:
-        """The env actions [T, *A] of each env's running episode, in the order of time; None if T is 0."""
+        """The env actions [T, *A] of each env's running episode, in the order of time; None if T is 0.
+
+        Nothing is known of the steps of those that are forgotten.
+        """
         since = self._since.tolist()
         found: list[list[Array]] = [
             [loaded] if loaded is not None and first < 0 else []

@@ -96,6 +96,7 @@ class GroupRollout:
         obs: [G, *O], what each env shows now; None after whole episodes.
         longest: steps of the env that played most.
         lost: episodes that were closed because their worker failed.
+        begun: envs i64[E] whose running episode was lost before the first step, so that another began there.
     """
 
     group: int
@@ -107,6 +108,7 @@ class GroupRollout:
     obs: Array | None
     longest: int
     lost: int
+    begun: Ids | None = None
 
 
 OnEnded = Callable[[Ids], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +11,11 @@ from learner.blas import blas_threads
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
 from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
-from workers.arrays import Ids
+from workers.arrays import Array, Ids
 from workers.pool import EnvPool
+
+RunningActions = Callable[[], Sequence[Sequence[Array] | None]]
+"""The env actions of each env's running episode; see `prl.training.rounds.RoundKind`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Players(Protocol):
     @property
     def pool(self) -> EnvPool:
         """The envs that they play in; free whenever no task is open."""
+
+    def remember(self, running_actions: RunningActions) -> None:
+        """Where to ask for the episodes that are in their middle when a task begins."""
 
     def publish(self, policy: ActorCritic) -> Weights:
         """Make the present weights of a policy known; tasks of the version before the last are done."""
@@ -81,6 +87,9 @@ class LearnerPlayers:
     def pool(self) -> EnvPool:
         """See `Players`."""
         return self._pool
+
+    def remember(self, running_actions: RunningActions) -> None:
+        """See `Players`. A pool that recovers remembers them itself."""
 
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""

@@ -19,6 +19,10 @@ from workers.pool import EnvPool
 from workers.replay import replay
 from workers.seeding import episode_seed
 
+REPLAY_LIMIT = 100_000
+"""Steps after which an episode cannot be repeated any more."""
+_NOBODY = np.zeros(0, np.int64)
+
 
 def split_groups(num_envs: int, num_groups: int) -> list[Ids]:
     """Env indices in contiguous blocks of nearly equal size; they depend on nothing but the two numbers."""
@@ -114,6 +118,12 @@ class EpisodeTracker:
             "lengths": self.lengths.tolist(),
         }
 
+    def begin(self, env_ids: Ids) -> None:
+        """The next episodes of these envs begin."""
+        self.started[env_ids] += 1
+        self.returns[env_ids] = 0.0
+        self.lengths[env_ids] = 0
+
     def running_seeds(self) -> Ids:
         """The seeds i64[N] of the episodes that were started last."""
         episodes = enumerate((self.started - 1).tolist())
@@ -147,11 +157,19 @@ class RoundKind(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What the next round depends on, the state of envs included."""
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
+    def running_actions(self) -> Sequence[Sequence[Array] | None]:
+        """The env actions of each env's running episode, in the order of time.
+
+        Episodes that are in their middle when a round begins can be repeated with them. None: it is too long
+        to be repeated.
+        """
+
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
         """The inverse of `state_dict`; the envs of the pool, with no command open, are brought back.
 
-        Raises:
-            ReplayError: an env is not a function of its seed and its actions.
+        Returns:
+            The number of episodes that are lost, since they were too long or an env is not a function of its
+            seed and its actions; others have begun in their place.
         """
 
 
@@ -173,9 +191,14 @@ class WholeEpisodes:
         """See `RoundKind`. No env is in mid-episode between two rounds."""
         return {"tracker": self.tracker.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
+    def running_actions(self) -> Sequence[Sequence[Array] | None]:
+        """See `RoundKind`. No episode is in its middle when a round begins."""
+        return [[] for _ in range(self.tracker.num_envs)]
+
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
         """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
+        return 0
 
 
 class FixedSteps:
@@ -185,14 +208,18 @@ class FixedSteps:
         tracker: of the envs' episodes.
         num_steps: per env and round.
         to_env: makes env actions of those in rollouts, for states: they hold those of running episodes.
+        replay_limit: steps after which an episode's actions are forgotten, which bounds memory.
     """
 
-    def __init__(self, tracker: EpisodeTracker, num_steps: int, to_env: ToEnv) -> None:
+    def __init__(
+        self, tracker: EpisodeTracker, num_steps: int, to_env: ToEnv, replay_limit: int = REPLAY_LIMIT
+    ) -> None:
         self.tracker = tracker
         self.num_steps = num_steps
         self._obs: Array | None = None
         self._shown = np.zeros(tracker.num_envs, np.bool_)  # envs that are in mid-episode
         self._log = EpisodeLog(tracker.num_envs, to_env)
+        self._replay_limit = replay_limit
 
     def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
         """See `RoundKind`."""
@@ -207,27 +234,51 @@ class FixedSteps:
         if self._obs is None:
             self._obs = np.zeros((self.tracker.num_envs, *part.obs.shape[1:]), part.obs.dtype)
         self._obs[env_ids] = part.obs
-        self._log.add(part.rollout)
+        self._log.add(part.rollout, part.begun)
+        too_long = env_ids[part.lengths > self._replay_limit]
+        if len(too_long):
+            self._log.forget(too_long)
+
+    def running_actions(self) -> Sequence[Sequence[Array] | None]:
+        """See `RoundKind`."""
+        return _known(self._log.of_envs(), self._log.forgotten.tolist())
 
     def state_dict(self) -> dict[str, Any]:
         """See `RoundKind`. Of each env, in mid-episode: its actions since the reset, and what it shows."""
         return {
             "tracker": self.tracker.state_dict(),
             "actions": [None if env is None else torch.as_tensor(env) for env in self._log.of_envs()],
+            "forgotten": self._log.forgotten.tolist(),
             "obs": None if self._obs is None else torch.as_tensor(self._obs.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> None:
+    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
         """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
         actions = [None if env is None else env.numpy() for env in state["actions"]]
-        self._log.load(actions)
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()
         self._shown[:] = self._obs is not None
+        lost = _NOBODY
         if self._obs is not None:  # before the first round there is nothing to bring back
-            replay(
-                pool,
-                self.tracker.running_seeds(),
-                [[] if env is None else list(env) for env in actions],
-                self._obs,
-            )
+            lost = replay(pool, self.tracker.running_seeds(), _known(actions, state["forgotten"]), self._obs)
+            self._begin_others(lost, actions, self._obs, pool)
+        self._log.load(actions)
+        return len(lost)
+
+    def _begin_others(self, lost: Ids, actions: list[Array | None], obs: Array, pool: EnvPool) -> None:
+        """The next episodes of these envs begin, since the running ones are lost."""
+        if not len(lost):
+            return
+        self.tracker.begin(lost)
+        pool.reset(lost, self.tracker.running_seeds()[lost])
+        obs[lost] = pool.recv().obs
+        for env in lost.tolist():
+            actions[env] = None
+
+
+def _known(actions: Sequence[Array | None], forgotten: Sequence[bool]) -> list[Sequence[Array] | None]:
+    """Of each env, the actions of its running episode; None if they are forgotten."""
+    return [
+        None if gone else () if env is None else list(env)
+        for env, gone in zip(actions, forgotten, strict=True)
+    ]

@@ -20,7 +20,15 @@ from prl.training.lagging import LaggingPolicy
 from prl.training.phases import phase_shares
 from prl.training.players import LearnerPlayers, Players, Weights
 from prl.training.progress import Progress, Stopwatch
-from prl.training.rounds import EpisodeTracker, FixedSteps, Round, RoundKind, WholeEpisodes, split_groups
+from prl.training.rounds import (
+    REPLAY_LIMIT,
+    EpisodeTracker,
+    FixedSteps,
+    Round,
+    RoundKind,
+    WholeEpisodes,
+    split_groups,
+)
 from workers.pool import EnvPool
 from workers.seeding import Stream, generator
 
@@ -89,6 +97,8 @@ class Trainer:
         num_steps: of every env in a round; None makes a round one whole episode of every env.
         overlap: play each batch with the weights before the last update, while that update runs.
         players: play in the pool; None lets the learner act.
+        replay_limit: steps after which a running episode cannot be repeated any more, neither after the death
+            of its worker nor from a state of this trainer; bounds memory.
 
     Raises:
         ValueError: `num_groups` is not in 1..N, or the players have another pool.
@@ -106,6 +116,7 @@ class Trainer:
         num_steps: int | None = None,
         overlap: bool = False,
         players: Players | None = None,
+        replay_limit: int = REPLAY_LIMIT,
     ) -> None:
         if not 1 <= num_groups <= pool.num_envs:
             raise ValueError(f"num_groups must lie in 1..{pool.num_envs} (num_envs), got {num_groups}")
@@ -118,9 +129,11 @@ class Trainer:
         if self._players.pool is not pool:
             raise ValueError("the players must play in the trainer's own pool")
         self._num_steps = num_steps
+        self._replay_limit = replay_limit
         groups = split_groups(pool.num_envs, num_groups)
         rounds = self._rounds_of(EpisodeTracker(pool.num_envs, seed), num_steps)
         self._collector = Collector(self._players, rounds, groups, batch_size)
+        self._players.remember(rounds.running_actions)
         self._progress = Progress()
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
@@ -128,7 +141,7 @@ class Trainer:
     def _rounds_of(self, tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
         if num_steps is None:
             return WholeEpisodes(tracker)
-        return FixedSteps(tracker, num_steps, self.learner.policy.head.to_env)
+        return FixedSteps(tracker, num_steps, self.learner.policy.head.to_env, self._replay_limit)
 
     def iterations(self) -> Iterator[Report]:
         """One report per update: collect a batch, then learn from it.
@@ -287,7 +300,7 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self._progress.load_state_dict(state["progress"])
         self._collector.next_round = self._progress.round
-        self._collector.rounds.load_state_dict(state["rounds"], self.pool)
+        self._progress.lost_episodes += self._collector.rounds.load_state_dict(state["rounds"], self.pool)
         if self._lagging is not None:
             self._lagging.load_state_dict(state["acting"])
 

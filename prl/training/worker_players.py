@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from learner.actor import acting_plan, acting_weights
+from learner.actor import Actor, acting_plan, acting_weights
+from learner.blas import blas_threads
 from learner.errors import NoLegalAction, NonFiniteError
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
-from prl.training.group_round import GroupRollout, GroupTask, PlayingTime
+from prl.training.away import Away, OpenTask
+from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
 from prl.training.player_guest import NO_LEGAL_ACTION, NON_FINITE, ROLLOUT, SLOTS, PlayerKit, PlayRequest
-from prl.training.players import Weights, goes_on_after_episodes
+from prl.training.players import RunningActions, Weights, goes_on_after_episodes
 from prl.training.wire import WeightsLayout
 from workers.arrays import Ids
-from workers.errors import ProtocolError
+from workers.errors import ProtocolError, WorkerError, WorkerTimeout
 from workers.guest import Invitation
 from workers.pool import EnvPool
 from workers.process_pool import ProcessPool
+from workers.recovering_pool import RecoveringPool
+
+_MAX_FAILURES = 2
+"""Failures in a row after which the learner plays a worker's tasks itself."""
 
 
 def player_kit(policy: ActorCritic) -> PlayerKit | None:
@@ -36,18 +44,39 @@ def invitation(kit: PlayerKit) -> Invitation:
     return Invitation(kit, SLOTS * kit.layout.nbytes)
 
 
+@dataclass
+class _WorkerState:
+    """What the players know of a worker.
+
+    Attributes:
+        tasks: open ones, in the order in which it is called for them.
+        incarnation: of the process that was called last.
+        knows: without shared memory, the version that it has in each slot.
+        failures: in a row, of its processes.
+    """
+
+    tasks: list[OpenTask] = field(default_factory=list)
+    incarnation: int = 0
+    knows: list[int] = field(default_factory=lambda: [0] * SLOTS)
+    failures: int = 0
+
+
 class WorkerPlayers:
     """Workers play whole groups with their own envs. Implements `Players`.
 
     The weights go out once per version, in shared memory or, without it, with the first call. From a worker
     come the ids of envs whose episodes end, a sign of life from time to time, and in the end all rows.
 
+    A pool that recovers starts a worker that breaks again, and its tasks are played once more, from weights
+    and seeds. If that does not help, the learner plays them step by step: with the same bits, and with what
+    it has seen of an episode that has to be given up.
+
     Args:
         pool: whose workers host players of this kit; the envs of every group share a worker.
         kit: see `player_kit`.
     """
 
-    def __init__(self, pool: ProcessPool, kit: PlayerKit) -> None:
+    def __init__(self, pool: ProcessPool | RecoveringPool, kit: PlayerKit) -> None:
         self._pool = pool
         self.active = ActiveEnvs(pool.num_envs)
         self.seconds = PlayingTime()
@@ -55,10 +84,10 @@ class WorkerPlayers:
         self._kit = kit
         self._codec = kit.codec()
         self._version = 0
+        self._policies: dict[int, ActorCritic] = {}  # by slot
         self._weights: dict[int, bytes] = {}  # by slot, where no memory is shared
-        # Without shared memory: the version that each worker has in each slot.
-        self._knows = [[0] * SLOTS for _ in range(pool.num_workers)]
-        self._tasks: list[list[tuple[int, GroupTask]]] = [[] for _ in range(pool.num_workers)]
+        self._workers = [_WorkerState() for _ in range(pool.num_workers)]
+        self._away = Away(pool)
         self._done: dict[int, list[GroupRollout]] = {}
         self._num_open: dict[int, int] = {}
 
@@ -67,11 +96,16 @@ class WorkerPlayers:
         """See `Players`."""
         return self._pool
 
+    def remember(self, running_actions: RunningActions) -> None:
+        """See `Players`."""
+        self._away.running_actions = running_actions
+
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""
         self._version += 1
         slot, arrays = self._version % SLOTS, acting_weights(policy)
         size = self._kit.layout.nbytes
+        self._policies[slot] = policy
         if self._pool.guest_memory is None:
             self._weights[slot] = b"".join(array.tobytes() for array in arrays)
         else:
@@ -87,15 +121,60 @@ class WorkerPlayers:
         return self._finish(weights.version)
 
     def _begin(self, version: int, task: GroupTask) -> None:
-        worker, slot = self._pool.worker_of(int(task.env_ids[0])), version % SLOTS
-        news = None
-        if self._pool.guest_memory is None and self._knows[worker][slot] != version:
-            news = self._weights[slot]
-            self._knows[worker][slot] = version
+        worker = self._pool.worker_of(int(task.env_ids[0]))
         self.active.start(task.env_ids)
-        self._pool.call(worker, pickle.dumps(PlayRequest(task, slot, news)))
-        self._tasks[worker].append((version, task))
         self._num_open[version] = self._num_open.get(version, 0) + 1
+        self._workers[worker].tasks.append(OpenTask(version, task))
+        with self._recovery():
+            self._call(worker)
+
+    def _call(self, worker: int) -> None:
+        """Call the worker for those of its tasks that its present process has not been called for."""
+        state = self._workers[worker]
+        while (index := self._next_call(worker)) is not None:
+            incarnation = self._pool.incarnation(worker)
+            state.tasks[index] = open_task = self._away.brought_back(state.tasks[index])
+            if self._pool.incarnation(worker) != incarnation:
+                continue  # it has broken meanwhile
+            slot, weights = open_task.version % SLOTS, None
+            if self._pool.guest_memory is None and state.knows[slot] != open_task.version:
+                weights = self._weights[slot]
+                state.knows[slot] = open_task.version
+            self._pool.call(worker, pickle.dumps(PlayRequest(open_task.task, slot, weights)))
+            state.tasks[index] = open_task._replace(called=True)
+
+    def _next_call(self, worker: int) -> int | None:
+        """The first of the worker's tasks that it can be called for now, by its place among them."""
+        self._look_at_process(worker)
+        for index, open_task in enumerate(self._workers[worker].tasks):
+            if not open_task.called:
+                # Nothing else can be asked of a worker that plays.
+                return None if index and self._away.delays(open_task.task) else index
+        return None
+
+    def _look_at_process(self, worker: int) -> None:
+        """A new process knows neither tasks nor weights, and its envs are new."""
+        state, incarnation = self._workers[worker], self._pool.incarnation(worker)
+        if state.incarnation != incarnation:
+            state.incarnation, state.knows = incarnation, [0] * SLOTS
+            state.tasks = [open_task._replace(called=False) for open_task in state.tasks]
+            self._away.leave(self._pool.envs_of(worker))
+
+    @contextlib.contextmanager
+    def _recovery(self) -> Iterator[None]:
+        """Start a worker again that breaks in the block, if the pool can.
+
+        Raises:
+            WorkerError: it cannot.
+        """
+        try:
+            yield
+        except WorkerError as error:
+            if not isinstance(self._pool, RecoveringPool):
+                raise
+            self._pool.recover(error)
+            # To wait for a step that hangs takes long: it is not tried once more in the worker's own hands.
+            self._workers[error.worker].failures += _MAX_FAILURES if isinstance(error, WorkerTimeout) else 1
 
     def _finish(self, version: int) -> Iterator[GroupRollout]:
         while self._num_open.get(version, 0):
@@ -107,13 +186,44 @@ class WorkerPlayers:
         self._done.pop(version, None)
 
     def _receive(self) -> None:
-        """Take one answer, of whatever version it is."""
-        worker, answer = self._pool.take_answer(self._on_news)
-        version, task = self._tasks[worker].pop(0)
+        """Take one answer, of whatever version it is; or start a worker again that has broken."""
+        with self._recovery():
+            for worker, state in enumerate(self._workers):
+                if state.tasks and state.failures >= _MAX_FAILURES:
+                    self._play_here(worker)
+                    return
+                self._call(worker)
+            worker, answer = self._pool.take_answer(self._on_news)
+            tasks = self._workers[worker].tasks
+            try:
+                with self._pool.blames(worker):
+                    part, seconds = self._read(answer, tasks[0].task)
+            except (NoLegalAction, NonFiniteError):
+                tasks.pop(0)
+                raise
+            self.seconds += seconds
+            self._take(worker, part)
+
+    def _play_here(self, worker: int) -> None:
+        """The learner plays the worker's oldest task, of which the worker knows nothing."""
+        state = self._workers[worker]
+        self._look_at_process(worker)
+        state.tasks[0] = open_task = self._away.brought_back(state.tasks[0])
+        acts = Actor(self._policies[open_task.version % SLOTS]).now()
+        with blas_threads(1):  # as in workers, whose bits are to be the same
+            (part,) = play_groups(self._pool, acts, [open_task.task], self._on_ended(worker), self.seconds)
+        self._take(worker, part)
+
+    def _take(self, worker: int, part: GroupRollout) -> None:
+        """What came of the worker's oldest task."""
+        self._look_at_process(worker)
+        state = self._workers[worker]
+        version, task, _, begun = state.tasks.pop(0)
+        state.failures = 0
         self.active.leave(task.env_ids)
-        with self._pool.blames(worker):
-            part, seconds = self._read(answer, task)
-        self.seconds += seconds
+        self._away.arrive(task.env_ids)
+        if len(begun):
+            part = dataclasses.replace(part, begun=begun, lost=part.lost + len(begun))
         self._done.setdefault(version, []).append(part)
 
     def _read(self, answer: bytes, task: GroupTask) -> tuple[GroupRollout, PlayingTime]:
@@ -136,18 +246,26 @@ class WorkerPlayers:
         return part, seconds
 
     def _on_news(self, worker: int, news: bytes) -> None:
-        """Episodes have ended; in rounds of whole episodes, their envs have done their part."""
-        env_ids = _env_ids(news)
-        for _, task in self._tasks[worker]:
-            if task.env_ids[0] <= env_ids.min() and env_ids.max() <= task.env_ids[-1]:
-                if not goes_on_after_episodes(task):
-                    self.active.leave(env_ids)
-                return
-        raise ProtocolError(f"not news: of envs {env_ids.tolist()}, which do not play")
+        """Episodes have ended."""
+        self._on_ended(worker)(_env_ids(news))
+
+    def _on_ended(self, worker: int) -> Callable[[Ids], None]:
+        """In rounds of whole episodes, envs whose episodes have ended have done their part."""
+
+        def on_ended(env_ids: Ids) -> None:
+            for _, task, *_ in self._workers[worker].tasks if len(env_ids) else ():
+                if task.env_ids[0] <= env_ids.min() and env_ids.max() <= task.env_ids[-1]:
+                    if not goes_on_after_episodes(task):
+                        self.active.leave(env_ids)
+                    return
+            if len(env_ids):
+                raise ProtocolError(f"not news: of envs {env_ids.tolist()}, which do not play")
+
+        return on_ended
 
     def abandon(self) -> None:
         """See `Players`."""
-        while any(self._tasks):
+        while any(state.tasks for state in self._workers):
             with contextlib.suppress(NoLegalAction, NonFiniteError):  # of what is not wanted any more
                 self._receive()
         self._num_open.clear()
