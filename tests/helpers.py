@@ -11,6 +11,7 @@ import time
 from multiprocessing.context import SpawnContext, SpawnProcess
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 
 from workers.channel import Channel
@@ -82,6 +83,30 @@ def children(pid):
         if parent == pid:
             found.add(int(entry))
     return found
+
+
+class Forgetful(gym.Wrapper):
+    """Shows how often it was built: the number of lines in a file. No function of its seed."""
+
+    def __init__(self, path):
+        super().__init__(ProbeEnv())
+        with open(path, "a+", encoding="ascii") as file:
+            file.write("built\n")
+            file.seek(0)
+            self._built = len(file.readlines())
+
+    def reset(self, **kwargs):
+        obs, info = self.env.reset(**kwargs)
+        return self._mark(obs), info
+
+    def step(self, action):
+        obs, *others = self.env.step(action)
+        return self._mark(obs), *others
+
+    def _mark(self, obs):
+        marked = obs.copy()
+        marked[-1] = self._built
+        return marked
 
 
 class Lives:

@@ -24,6 +24,7 @@ SEED_DTYPE = np.dtype(np.int64)
 ROW_BYTES, SEED_BYTES = ROW_DTYPE.itemsize, SEED_DTYPE.itemsize
 
 
+@enum.unique
 class Kind(enum.IntEnum):
     """What a frame says."""
 
@@ -34,7 +35,7 @@ class Kind(enum.IntEnum):
     """Payload: rows i32[G], then the actions if they do not lie in shared memory."""
     STEP_AUTORESET = 7
     """As STEP, and an env whose episode ends starts the next one. Payload: rows, seeds i64[G], actions."""
-    REPLAY = 13
+    REPLAY = 14
     """One env repeats steps of its episode. Payload: its row i32, then the actions [T, *A]."""
     CALL = 9
     """Payload: a request to the worker's guest (see `workers.guest`)."""

@@ -45,10 +45,11 @@ class World:
         factory: of the envs; `ProbeEnv`s by default.
         guest: takes the place of the players.
         normalizes: whether observations are normalised.
+        wrap: makes another pool of it.
         options: of the pool.
     """
 
-    def __init__(self, factory=None, *, guest=None, normalizes=False, **options):
+    def __init__(self, factory=None, *, guest=None, normalizes=False, wrap=lambda pool: pool, **options):
         factory = env_factory(ProbeEnv) if factory is None else factory
         spaces = factory.observation_space, factory.action_space
         self.policy = ActorCritic(*spaces, (8,), 2, normalize_obs=normalizes)
@@ -56,7 +57,7 @@ class World:
             self.policy.actor[-1].weight.mul_(100.0)
         kit = player_kit(self.policy)
         invited = invitation(kit) if guest is None else Invitation(guest, invitation(kit).shared_bytes)
-        self.pool = ProcessPool(factory, 4, 2, invitation=invited, **{"step_timeout": 20.0} | options)
+        self.pool = wrap(ProcessPool(factory, 4, 2, invitation=invited, **{"step_timeout": 20.0} | options))
         self.players = WorkerPlayers(self.pool, kit)
         self.round = 0
 

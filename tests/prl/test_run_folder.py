@@ -17,8 +17,8 @@ from test_sinks import SMALL
 from learner.fingerprint import fingerprint
 from learner.settings import ConfigError
 from prl.cli import play_main, train_main
-from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.run_files import load_config
+from prl.run.run_folder import RunFolder, make_run_folder
 from prl.run.saved_run import evaluate_run
 from prl.run.train import train
 

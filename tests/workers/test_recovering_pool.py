@@ -3,10 +3,9 @@
 import os
 import signal
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from helpers import Expected, Lives, children, factory_of, faulty
+from helpers import Expected, Forgetful, Lives, children, factory_of, faulty
 
 from workers.envs import env_factory
 from workers.errors import WorkerDied, WorkerEnvFailed
@@ -171,30 +170,6 @@ def test_nested_observations_and_actions():
 
 
 # --- episodes that cannot be brought back -------------------------------------------------------------------
-
-
-class Forgetful(gym.Wrapper):
-    """Shows how often it was built: the number of lines in a file. No function of its seed."""
-
-    def __init__(self, path):
-        super().__init__(ProbeEnv())
-        with open(path, "a+", encoding="ascii") as file:
-            file.write("built\n")
-            file.seek(0)
-            self._built = len(file.readlines())
-
-    def reset(self, **kwargs):
-        obs, info = self.env.reset(**kwargs)
-        return self._mark(obs), info
-
-    def step(self, action):
-        obs, *others = self.env.step(action)
-        return self._mark(obs), *others
-
-    def _mark(self, obs):
-        marked = obs.copy()
-        marked[-1] = self._built
-        return marked
 
 
 def lost_step(pool, t, env_ids=ALL, seeds=None):
