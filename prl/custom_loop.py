@@ -21,6 +21,7 @@ from workers.casts import cast_exactly
 from workers.envs import EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import StepBatch
+from workers.recovering_pool import Recovery
 from workers.seeding import episode_seed
 
 
@@ -149,7 +150,12 @@ class EnvVectorizer:
         self._finished = np.ones(num_envs, np.bool_)
         with standard_torch():
             self._pool = make_pool(
-                factory, num_envs, num_workers, step_timeout=step_timeout, start_timeout=start_timeout
+                factory,
+                num_envs,
+                num_workers,
+                step_timeout=step_timeout,
+                start_timeout=start_timeout,
+                recovery=Recovery(),
             )
 
     @property
@@ -203,7 +209,8 @@ class EnvVectorizer:
         self._pool.send(playing, self._actions.rows(actions, playing))
         batch = self._receive()
         self._ended[playing] = batch.ended
-        return batch.obs, batch.reward, batch.terminated, batch.truncated, {}
+        # The episode of a worker that could not be brought back is cut at what was seen last.
+        return batch.obs, batch.reward, batch.terminated, batch.truncated | batch.lost, {}
 
     def _playing(self) -> Ids:
         """i64[G], the envs that take the next step."""

@@ -14,6 +14,7 @@ from workers.guest import Invitation
 from workers.inline_pool import InlinePool
 from workers.pool import EnvPool
 from workers.process_pool import ProcessPool, Transport, even_blocks
+from workers.recovering_pool import RecoveringPool, Recovery
 
 register_on_import("prl/", "prl.chain")
 
@@ -28,6 +29,7 @@ def make_pool(
     start_timeout: float = 120.0,
     groups: Sequence[Ids] | None = None,
     guest: Invitation | None = None,
+    recovery: Recovery | None = None,
 ) -> EnvPool:
     """The pool for a number of workers.
 
@@ -39,6 +41,7 @@ def make_pool(
         groups: env ids of each, contiguous and in order; no group is spread over several workers, so there
             are at most as many workers as groups. None allows any place for every env.
         guest: moves into every worker.
+        recovery: workers that break are started again, within these limits; None ends the run then.
 
     Raises:
         RuntimeError: this process is daemonic and `num_workers` is not 0.
@@ -52,7 +55,7 @@ def make_pool(
     if groups is not None:
         shares = even_blocks(len(groups), min(num_workers, len(groups)))
         blocks = [range(int(groups[s[0]][0]), int(groups[s[-1]][-1]) + 1) for s in shares]
-    return ProcessPool(
+    pool = ProcessPool(
         factory,
         num_envs,
         num_workers,
@@ -64,3 +67,4 @@ def make_pool(
         blocks=blocks,
         invitation=guest,
     )
+    return pool if recovery is None else RecoveringPool(pool, recovery)

@@ -37,6 +37,7 @@ from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
 from workers.process_pool import Transport
+from workers.recovering_pool import Recovery
 
 _NAMES = {
     "actor_lr": "Actor_lr",
@@ -364,6 +365,7 @@ class AsyncPPO:
             *(self._factory, self.num_envs, self.num_workers, self.transport),
             step_timeout=self.step_timeout,
             start_timeout=self.start_timeout,
+            recovery=Recovery(),
             **build.places(kit, self.num_envs, groups),
         )
 

@@ -39,7 +39,7 @@ class BlockPool:
         EnvFailure: by `recv`, an env failed.
     """
 
-    num_workers = 0
+    num_workers = restarts = 0
 
     def __init__(
         self,

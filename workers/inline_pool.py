@@ -27,7 +27,7 @@ class InlinePool:
         WorkerEnvFailed: an env cannot be built.
     """
 
-    num_workers = 0
+    num_workers = restarts = 0
 
     def __init__(self, factory: EnvFactory, num_envs: int) -> None:
         if num_envs < 1:

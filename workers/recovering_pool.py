@@ -47,6 +47,19 @@ class LostEpisode:
     traceback: str
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """How a pool recovers.
+
+    Attributes:
+        max_restarts: of workers, in any ten minutes.
+        replay_limit: steps after which an episode is not recorded any more, and would be lost.
+    """
+
+    max_restarts: int = 100
+    replay_limit: int = 100_000
+
+
 class _Sent(NamedTuple):
     """A command whose answer has not been taken.
 
@@ -72,24 +85,22 @@ class RecoveringPool:
 
     Args:
         pool: what can break; closed together with this one.
-        max_restarts: in any ten minutes.
-        replay_limit: steps after which an episode is not recorded any more, and would be lost.
+        recovery: its limits.
         on_lost: told of every episode that is lost.
     """
 
     def __init__(
         self,
         pool: ProcessPool,
-        *,
-        max_restarts: int = 100,
-        replay_limit: int = 100_000,
+        recovery: Recovery | None = None,
         on_lost: Callable[[LostEpisode], None] = lambda lost: None,
     ) -> None:
         self._pool = pool
         self.num_envs, self.num_workers = pool.num_envs, pool.num_workers
         self.on_lost = on_lost
-        self._restarts = Restarts(max_restarts)
-        self._record = EpisodeRecord(pool.num_envs, pool.slab.obs, pool.slab.action, replay_limit)
+        recovery = Recovery() if recovery is None else recovery
+        self._restarts = Restarts(recovery.max_restarts)
+        self._record = EpisodeRecord(pool.num_envs, pool.slab.obs, pool.slab.action, recovery.replay_limit)
         self._sent: deque[_Sent] = deque()
         self._doomed = np.zeros(pool.num_envs, np.bool_)  # their episode is lost, and nobody has been told
         self._failed_in_a_row = np.zeros(pool.num_envs, np.int64)  # episodes that were lost by failures

@@ -70,6 +70,12 @@ def _train(flags: TrainFlags) -> None:
         config, messages, log=lambda line: print(f"train: {line}", file=sys.stderr), resume=flags.resume
     )
     mean = summary["mean_return"]
+    if summary["worker_restarts"]:
+        print(
+            f"train: {summary['worker_restarts']} workers were started again, "
+            f"{summary['lost_episodes']} episodes lost",
+            file=sys.stderr,
+        )
     print(
         f"{summary['env_id']}: {summary['timesteps']:,} steps in {summary['wall_seconds']:.1f} s "
         f"({summary['steps_per_second']:,.0f} steps/s), {summary['episodes']:,} episodes, "

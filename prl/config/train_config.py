@@ -56,6 +56,11 @@ class TrainConfig(PPOConfig):
         transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        on_worker_failure: of a worker that dies, hangs or fails: recover starts it again and repeats its
+            episodes, so that nothing changes; fail ends the run.
+        max_restarts: of workers, in any ten minutes; more end the run.
+        replay_limit: steps after which an episode cannot be repeated any more, and would be lost; bounds
+            memory.
         pin_workers: with at least as many workers as cores, keep each on one core.
         total_timesteps: the run ends with the first update at or beyond this number of env steps.
         rollout: a round is one whole episode of every env, or num_steps steps of every env.
@@ -104,6 +109,9 @@ class TrainConfig(PPOConfig):
     transport: Literal["shared", "pipe"] = "shared"
     step_timeout: float = 60.0
     start_timeout: float = 120.0
+    on_worker_failure: Literal["recover", "fail"] = "recover"
+    max_restarts: int = 100
+    replay_limit: int = 100_000
     pin_workers: bool = True
     total_timesteps: int = 100_000
     rollout: Literal["episodes", "steps"] = "episodes"
@@ -187,6 +195,7 @@ _RULES: tuple[Rule, ...] = (
         lambda v: 0.0 < v <= 86_400.0,
         "a positive number of seconds, at most 86400",
     ),
+    ("max_restarts replay_limit", lambda v: v >= 0, "0 or more"),
     ("eval_freq", lambda v: v >= 0, "0 (never) or more"),
     ("eval_episodes", lambda v: v >= 1, "at least 1"),
     ("rnd_coef", lambda v: 0.0 <= v < math.inf, "0 or a positive number"),

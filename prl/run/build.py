@@ -28,6 +28,7 @@ from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
 from workers.pool import EnvPool
 from workers.process_pool import ProcessPool
+from workers.recovering_pool import RecoveringPool, Recovery
 from workers.trial_env import process_kept
 
 LONGEST_EPISODE = 27_000
@@ -80,8 +81,16 @@ def build_pool(
         step_timeout=config.step_timeout,
         start_timeout=config.start_timeout,
         pin_workers=config.pin_workers,
+        recovery=recovery_of(config),
         **places(kit, num_envs, config.groups),
     )
+
+
+def recovery_of(config: TrainConfig) -> Recovery | None:
+    """How the pools of a config recover; None if they do not."""
+    if config.on_worker_failure == "fail":
+        return None
+    return Recovery(config.max_restarts, config.replay_limit)
 
 
 def places(kit: PlayerKit | None, num_envs: int, num_groups: int) -> dict[str, Any]:
@@ -91,7 +100,7 @@ def places(kit: PlayerKit | None, num_envs: int, num_groups: int) -> dict[str, A
 
 def build_players(pool: EnvPool, kit: PlayerKit | None) -> Players:
     """Who plays in a pool: the players that have moved into its workers, or the learner."""
-    if kit is not None and isinstance(pool, ProcessPool):
+    if kit is not None and isinstance(pool, ProcessPool | RecoveringPool):
         return WorkerPlayers(pool, kit)
     return LearnerPlayers(pool)
 

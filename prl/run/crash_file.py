@@ -22,6 +22,7 @@ from learner.settings import ConfigError, is_integer
 from prl.config.train_config import TrainConfig, to_yaml
 from prl.run.files import WriteError, replace_json, versions
 from workers.arrays import Array
+from workers.recovering_pool import LostEpisode
 
 FOLDER = "crashes"
 """Where they are, in the folder of a run."""
@@ -104,6 +105,17 @@ class CrashFolder:
             warnings.warn(f"{problem}; the failure is not kept for prl replay", stacklevel=2)
             return None
         return path
+
+    def keep_lost(self, lost: LostEpisode) -> None:
+        """Keep an episode that a pool has lost, and say so."""
+        path = self.keep(
+            env=lost.env, seed=lost.seed, actions=lost.actions, error=lost.reason, traceback=lost.traceback
+        )
+        if path is not None:
+            warnings.warn(
+                f"an episode of env {lost.env} is lost: {lost.reason}; prl replay {path} shows it",
+                stacklevel=2,
+            )
 
     def _free_path(self) -> Path | None:
         paths = (self._folder / f"crash-{number:02}.json" for number in range(1, MAX_FILES + 1))

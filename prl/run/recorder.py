@@ -203,6 +203,7 @@ class Recorder:
             "num_envs": trainer.pool.num_envs,
             "torch_threads": torch.get_num_threads(),
             "lost_episodes": reached.lost_episodes,
+            "worker_restarts": self._trainer.pool.restarts,
             "weights_sha256": weights_sha256(self._policy),
             **self._checkpoints.summary(),
             **(self._evaluation.summary() if self._evaluation else NO_EVALUATION),

@@ -26,7 +26,6 @@ from prl.run.periodic_evaluation import NOTHING_SO_FAR, EvaluationsSoFar
 from prl.run.run_folder import here_and_now
 from prl.training.trainer import Trainer
 from workers.errors import WorkerError
-from workers.replay import ReplayError
 
 MAY_CHANGE = (
     *(
@@ -296,18 +295,9 @@ def _for_steps_by_hand(state: Any, template: dict[str, Any]) -> Any:
 
 def _load(trainer: Trainer, state: dict[str, Any]) -> None:
     """Load a trainer's state; if its envs cannot be brought back, their episodes are lost."""
-    try:
-        trainer.load_state_dict(state)
-    except ReplayError as error:
-        tracker, actions = state["rounds"]["tracker"], state["rounds"]["actions"]
-        zeros = [0 for _ in actions]
-        lost = sum(env is not None for env in actions)
-        _warn(f"{lost} running episodes are lost, and others begin in their place: {error}")
-        progress = {**state["progress"], "lost_episodes": state["progress"]["lost_episodes"] + lost}
-        rounds = {
-            **state["rounds"],
-            "tracker": {**tracker, "returns": [0.0 for _ in zeros], "lengths": zeros},
-            "actions": [None for _ in zeros],
-            "obs": None,
-        }
-        trainer.load_state_dict({**state, "progress": progress, "rounds": rounds})
+    lost = trainer.load_state_dict(state)
+    if lost:
+        _warn(
+            f"{lost} running episodes are lost, and others begin in their place: the env is not a function "
+            "of its seed and actions, or they were longer than replay_limit"
+        )

@@ -30,6 +30,8 @@ from prl.run.build import (
 )
 from prl.run.checkpointing import Checkpointer, Checkpointing, NoCheckpoints
 from prl.run.checkpoints import Checkpoints
+from prl.run.crash_file import FOLDER as CRASHES
+from prl.run.crash_file import CrashFolder
 from prl.run.periodic_evaluation import EvaluationSchedule
 from prl.run.policy_spaces import PolicySpaces
 from prl.run.recorder import Recorder
@@ -44,6 +46,7 @@ from prl.training.players import Players
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory
 from workers.errors import WorkerError
+from workers.recovering_pool import RecoveringPool
 
 
 def train(
@@ -127,6 +130,8 @@ def _run(
         torch.manual_seed(config.seed)
         kit = players_of(config, policy)
         pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
+        if isinstance(pool, RecoveringPool):
+            pool.on_lost = CrashFolder(folder.path / CRASHES, config).keep_lost
         trainer = _trainer(config, policy, build_players(pool, kit))
         schedule = _schedule(config, factory, stack)
         begun = AT_THE_BEGINNING if past is None else past.load(trainer)
@@ -213,6 +218,7 @@ def _trainer(config: TrainConfig, policy: ActorCritic, players: Players) -> Trai
         total_timesteps=config.total_timesteps,
         seed=config.seed,
         num_groups=config.groups,
+        replay_limit=config.replay_limit,
         num_steps=config.num_steps if config.rollout == "steps" else None,
         overlap=config.overlap,
         players=players,

@@ -246,6 +246,8 @@ class Trainer:
             "rollout/ep_len_mean": _mean(progress.recent_lengths),
             "rollout/iteration_rew_mean": _mean(np.concatenate([r.returns for r in rounds])),
             "rollout/occupancy": steps / capacity,
+            "faults/lost_episodes": float(progress.lost_episodes),
+            "faults/worker_restarts": float(self.pool.restarts),
             "time/iterations": float(progress.iteration),
             "time/total_timesteps": float(progress.timesteps),
             **times,
@@ -286,8 +288,12 @@ class Trainer:
             "acting": None if self._lagging is None else self._lagging.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> int:
         """The inverse of `state_dict`, which it leaves as it is.
+
+        Returns:
+            Episodes that are lost: their envs were in mid-episode, and cannot be brought back (see
+            `RoundKind.load_state_dict`).
 
         Raises:
             ValueError: the state is that of another kind of trainer; nothing has changed.
@@ -300,9 +306,11 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self._progress.load_state_dict(state["progress"])
         self._collector.next_round = self._progress.round
-        self._progress.lost_episodes += self._collector.rounds.load_state_dict(state["rounds"], self.pool)
+        lost = self._collector.rounds.load_state_dict(state["rounds"], self.pool)
+        self._progress.lost_episodes += lost
         if self._lagging is not None:
             self._lagging.load_state_dict(state["acting"])
+        return lost
 
 
 def _mean(numbers: Iterable[float]) -> float:

@@ -30,6 +30,11 @@ POOLS = {
 }
 # Where each test starts a pool of its own, not every number of workers has to do it: it takes 0.3 s.
 SOME_POOLS = tuple(name for name in POOLS if name not in ("pipe-2", "shared-1", "shared-3"))
+# Pools that do not recover: what fails in them ends the run.
+FAILING_POOLS = tuple(name for name in SOME_POOLS if not name.startswith("recovering"))
+failing_pools = pytest.mark.parametrize(
+    "make_pool", [POOLS[name] for name in FAILING_POOLS], ids=FAILING_POOLS
+)
 some_pools = pytest.mark.parametrize("make_pool", [POOLS[name] for name in SOME_POOLS], ids=SOME_POOLS)
 
 
@@ -262,7 +267,7 @@ def test_close_with_commands_unanswered_and_twice(make_pool):
         pool.send(ids(0), np.zeros(1, np.int64))
 
 
-@some_pools
+@failing_pools
 @pytest.mark.usefixtures("leaves_nothing")
 def test_an_env_that_raises_is_named(make_pool):
     with make_pool(faulty("raise", at_step=2, seed=104), N) as pool:
@@ -281,7 +286,7 @@ def test_an_env_that_raises_is_named(make_pool):
     assert error.last_command == "step"
 
 
-@some_pools
+@failing_pools
 @pytest.mark.usefixtures("leaves_nothing")
 def test_an_env_that_exits_is_an_env_that_fails(make_pool):
     """`sys.exit()` in an env must end neither the training nor a worker without a word."""

@@ -10,7 +10,7 @@ from helpers import Expected, Forgetful, Lives, children, factory_of, faulty
 from workers.envs import env_factory
 from workers.errors import WorkerDied, WorkerEnvFailed
 from workers.process_pool import ProcessPool
-from workers.recovering_pool import RecoveringPool
+from workers.recovering_pool import RecoveringPool, Recovery
 from workers.rows import pack
 from workers.testing import CompositeProbe, ProbeEnv
 
@@ -25,9 +25,9 @@ SEEDS = np.array([57, 58, 59, 50])  # episodes of 10, 11, 12 and 3 steps
 
 
 def pool_of(factory, transport="shared", lost=None, **options):
-    recovering = {name: options.pop(name) for name in ("max_restarts", "replay_limit") if name in options}
+    limits = {name: options.pop(name) for name in ("max_restarts", "replay_limit") if name in options}
     pool = ProcessPool(factory, N, 2, transport=transport, **{"step_timeout": 20.0} | options)
-    return RecoveringPool(pool, on_lost=[].append if lost is None else lost.append, **recovering)
+    return RecoveringPool(pool, Recovery(**limits), [].append if lost is None else lost.append)
 
 
 def actions_for(env_ids, t):

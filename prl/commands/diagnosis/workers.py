@@ -19,6 +19,7 @@ from workers.exam_checks import duration
 from workers.exam_needs import resident_bytes
 from workers.findings import Finding, error, ok
 from workers.process_pool import ProcessPool
+from workers.recovering_pool import RecoveringPool
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def worker_costs(factory: EnvFactory, config: TrainConfig) -> WorkerCosts:
         descriptors = _open_descriptors() - before
         pool.reset(np.arange(1), [0])
         pool.recv()
-        pid = pool.worker_pids[0] if isinstance(pool, ProcessPool) else None
+        pid = pool.worker_pids[0] if isinstance(pool, ProcessPool | RecoveringPool) else None
         memory = None if pid is None else resident_bytes(pid)
     return WorkerCosts(start, memory, max(0, descriptors))
 
