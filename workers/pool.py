@@ -77,8 +77,10 @@ class EnvPool(Protocol):
     """N."""
     num_workers: int
     """Worker processes; 0 if the envs are in this process."""
-    restarts: int
-    """Workers that broke and were started again, so far."""
+
+    @property
+    def restarts(self) -> int:
+        """Workers that broke and were started again, so far."""
 
     def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """Start a new episode in each env, with `reset(seed=...)`.

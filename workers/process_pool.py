@@ -91,6 +91,9 @@ class ProcessPool:
         WorkerError: a worker could not be started; none is left behind.
     """
 
+    restarts = 0
+    """Of workers; `workers.recovering_pool` counts them."""
+
     def __init__(
         self,
         factory: EnvFactory,
