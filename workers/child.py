@@ -18,8 +18,9 @@ from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, describe, one_line
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
-from workers.guest import Guest, GuestMemory
+from workers.guest import Guest
 from workers.requests import RequestServer
+from workers.shared_memory import SharedBytes
 from workers.slab import SlabLayout
 
 _BEAT = 0.2  # seconds from one sign of life to the next in a call; a fraction of what `close` waits for
@@ -41,7 +42,7 @@ class Hosted:
     factory: bytes
     layout: SlabLayout
     guest: bytes | None = None
-    memory: GuestMemory | None = None
+    memory: SharedBytes | None = None
 
 
 def main(

@@ -50,6 +50,10 @@ class EnvFailure(Exception):
         return "" if cause is None else "".join(traceback.format_exception(cause))
 
 
+class LimitError(RuntimeError):
+    """The system does not allow so many workers. The message has the numbers."""
+
+
 class ProtocolError(RuntimeError):
     """A peer sent bytes that are not a frame of this protocol."""
 

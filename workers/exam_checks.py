@@ -19,7 +19,7 @@ from workers.exam_needs import Before, needs
 from workers.exam_play import Player, Take, digest
 from workers.exam_wrappers import Disturbed, Timed, Watched, inside, seed_globals
 from workers.findings import Finding, note, ok, warning
-from workers.global_random import _WATCHED_STEPS as WATCHED_STEPS
+from workers.global_random import WATCHED_STEPS
 from workers.pool import TRUNCATED
 
 CHECKER = "checker"

@@ -80,8 +80,8 @@ def _threads(patient: _Patient, envs: int, processes: int) -> Finding:
     if computing > 1:
         parts.append(f"a library computes with {computing} threads, though workers limit them to 1")
     if parts:
-        text = "; ".join(parts) + ". They compete with other workers for cores"
-        return warning("threads", text, **numbers)
+        text = "; ".join(parts) + ": other workers want the same cores"
+        return (warning if computing > 1 else note)("threads", text, **numbers)
     return ok("threads", "starts no threads and no processes; libraries compute with 1 thread", **numbers)
 
 

@@ -36,7 +36,9 @@ KNOWN_PACKAGES = tuple(
 )
 KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, NumericObservation, PlainActionMask, ActionMask)
 
-_WATCHED_STEPS = 16  # per env; if it has not drawn by then, its steps are no longer watched
+WATCHED_STEPS = 16
+"""Of each env: if it has not drawn by then, its steps are no longer watched."""
+
 _State: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...]]"
 
 
@@ -145,7 +147,7 @@ class GloballySeededEnv:
         self._watched += 1
         if before is not None and not _same(before, self._state):
             self.step = self._own_step
-        elif self._watched >= _WATCHED_STEPS:
+        elif self._watched >= WATCHED_STEPS:
             self.step = self.env.step  # without a detour: this is the hot path
         return returned
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,20 +38,3 @@ class Invitation:
 
     guest: Callable[[Bytes | None], Guest]
     shared_bytes: int
-
-
-class GuestMemory:
-    """Nameless memory that learner and guests share; can be sent to a child while that is started.
-
-    Args:
-        size: in bytes.
-        context: allocates it.
-    """
-
-    def __init__(self, size: int, context: BaseContext) -> None:
-        # ctypes.c_double keeps it aligned for any dtype.
-        self._memory: Any = context.RawArray(ctypes.c_double, max(1, -(-size // 8)))
-
-    def attach(self) -> Bytes:
-        """All of it, u8[size], rounded up to whole words."""
-        return np.frombuffer(self._memory, np.uint8)

@@ -24,10 +24,12 @@ from workers.env_alone import EnvAlone, RowExchange
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError, WorkerError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind
-from workers.guest import GuestMemory, Invitation
+from workers.guest import Invitation
+from workers.limits import check_room
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.processes import kill_marked
 from workers.reaper import Reaper
+from workers.shared_memory import shared_or_none
 from workers.slab import Slab, SlabLayout
 from workers.spawning import signals_wait
 from workers.worker_handle import WorkerHandle
@@ -88,6 +90,7 @@ class ProcessPool:
 
     Raises:
         RuntimeError: this process is daemonic, and must not have children.
+        LimitError: the system does not allow so many workers.
         WorkerError: a worker could not be started; none is left behind.
     """
 
@@ -117,6 +120,7 @@ class ProcessPool:
         self.num_envs = num_envs
         self._blocks = list(even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
         self.num_workers = len(self._blocks)
+        check_room(self.num_workers)
         self.step_timeout = step_timeout
         self._layout = SlabLayout(
             factory.observation_space,
@@ -133,7 +137,7 @@ class ProcessPool:
         self._starts = np.array([block.start for block in self._blocks], np.int64)
         memory = None
         if invitation is not None and self._layout.shared:
-            memory = GuestMemory(invitation.shared_bytes, context)
+            memory = shared_or_none(invitation.shared_bytes, context)
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
         self._reaper = Reaper()

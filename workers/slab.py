@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -15,6 +14,9 @@ import numpy.typing as npt
 from workers.arrays import Array, Floats
 from workers.errors import EnvError
 from workers.rows import Leaf, is_composite, is_numeric, leaves, row_bytes
+from workers.shared_memory import shared_or_none
+
+_ALIGNMENT = 64  # bytes; a cache line
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ class Field:
         """The length of `rows` rows in bytes."""
         return rows * int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def view(self, memory: Any, rows: int) -> Array:
-        """The first `rows` rows in a buffer, [rows, *shape], without copying."""
+    def view(self, memory: Array, offset: int, rows: int) -> Array:
+        """The `rows` rows from an offset in bytes on, [rows, *shape], without copying."""
         count = rows * int(np.prod(self.shape, dtype=np.int64))
-        return np.frombuffer(memory, self.dtype, count).reshape(rows, *self.shape)
+        return np.frombuffer(memory, self.dtype, count, offset).reshape(rows, *self.shape)
 
 
 class SlabLayout:
@@ -88,8 +90,8 @@ class SlabLayout:
     Args:
         observation_space, action_space: of one env.
         num_envs: N.
-        context: allocate nameless shared memory (`RawArray`) from this multiprocessing context; None
-            gives private memory, and the rows have to travel in the frames.
+        context: share memory with children of this multiprocessing context; None, or no room for it, gives
+            private memory, and the rows have to travel in the frames.
         reward_dtype: f32, or f64 for interfaces that hand on what the env has returned.
     """
 
@@ -104,13 +106,9 @@ class SlabLayout:
         self.num_envs = num_envs
         action, obs = Field.of(action_space), Field.of(observation_space)
         self.fields = (action, obs, Field((), np.dtype(reward_dtype)), obs)
-        self.memory: tuple[Any, ...] | None = None
-        if context is not None:
-            # ctypes.c_double keeps every array aligned for any dtype.
-            self.memory = tuple(
-                context.RawArray(ctypes.c_double, max(1, -(-field.nbytes(num_envs) // 8)))
-                for field in self.fields
-            )
+        sizes = [-(-field.nbytes(num_envs) // _ALIGNMENT) * _ALIGNMENT for field in self.fields]
+        self._offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+        self.memory = None if context is None else shared_or_none(sum(sizes), context)
 
     @property
     def shared(self) -> bool:
@@ -123,9 +121,10 @@ class SlabLayout:
         if self.memory is None:
             arrays = [field.allocate(stop - start) for field in self.fields]
         else:
+            memory = self.memory.attach()
             arrays = [
-                field.view(memory, self.num_envs)[start:stop]
-                for field, memory in zip(self.fields, self.memory, strict=True)
+                field.view(memory, offset, self.num_envs)[start:stop]
+                for field, offset in zip(self.fields, self._offsets, strict=True)
             ]
         action, obs, reward, next_obs = arrays
         return Slab(action, obs, reward, next_obs, np.zeros(stop - start, np.uint8))

@@ -24,7 +24,7 @@ from prl.run.build import build_factory
 from prl.run.files import replace_json
 from workers.cores import usable_cores
 from workers.envs import EnvFactory
-from workers.exam import Exam, Examination
+from workers.exam import ENVIRONMENT, Exam, Examination
 from workers.exam_checks import CHECKER
 from workers.findings import Finding, Severity, error, note, ok, warning
 
@@ -133,7 +133,9 @@ def _all_findings(config: DoctorConfig, diagnosis: Diagnosis) -> Iterator[Findin
     second = Examination(
         dataclasses.replace(exam, checks=("needs", "digest"), lengths=lengths), config.call_timeout
     )
-    yield from (each for each in second.findings() if each.name != "environment")
+    yield from (
+        each for each in second.findings() if (each.name, each.severity) != (ENVIRONMENT, Severity.OK)
+    )
     diagnosis.data |= second.data
     yield from _between_processes(diagnosis)
     factory = build_factory(config)

@@ -18,12 +18,13 @@ from prl.config.command_line import parse
 from prl.run.files import WriteError
 from prl.run.signals import Stopped, exit_at_once
 from prl.run.weights import WeightsError
-from workers.errors import EnvError, WorkerError
+from workers.errors import EnvError, LimitError, WorkerError
 
 COMMANDS = {
     "train": "train PPO on an environment",
     "play": "play episodes with a trained policy",
     "export": "write a trained policy as an ONNX file",
+    "share": "write a folder with a trained policy to give away",
     "doctor": "look at an environment and this machine before training",
     "benchmark": "measure speed, beside other libraries",
     "tune-speed": "measure which number of workers and envs trains fastest",
@@ -33,7 +34,7 @@ COMMANDS = {
 }
 """Command names and what they do. Command `a-b` is `COMMAND` of the module `prl.commands.a_b`."""
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGES = {Path(__file__).parents[1], Path(__file__).parents[2] / "workers"}
 _BAD_INPUT = 2
 _FAILED = 1
 
@@ -76,7 +77,7 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
     try:
         with _warnings_in_one_line(name):
             code = command.run(parse(command.config_class, argv, prog=prog, positional=command.positional))
-    except (ConfigError, EnvError, WeightsError) as error:
+    except (ConfigError, EnvError, LimitError, WeightsError) as error:
         log(name, error, getattr(error, "traceback", ""))
         return _BAD_INPUT
     except (WorkerError, NonFiniteError, NoLegalAction, WriteError) as error:
@@ -106,7 +107,7 @@ def _warnings_in_one_line(name: str) -> Iterator[None]:
     def formatted(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
-        if category is UserWarning and _PACKAGE in Path(filename).parents:
+        if category is UserWarning and _PACKAGES & set(Path(filename).parents):
             return f"{name}: {message}\n"
         return original(message, category, filename, lineno, line)
 

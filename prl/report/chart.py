@@ -5,6 +5,7 @@ No script: values appear when a pointer hovers over one of the invisible columns
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +55,8 @@ class Chart:
         note: beside the title.
         large: over the whole width of the page.
         log: the vertical axis is logarithmic; all values are positive.
-        rule: a horizontal line to compare with, if any: its value and its name.
+        rule: a horizontal line to compare with, if any: its value and its name. One far from the lines is
+            left out.
         x_end: where the horizontal axis ends, so that charts beside each other agree.
         limits: of the vertical axis; None lets the values decide.
     """
@@ -93,6 +95,7 @@ class _Scale:
 
 def render(chart: Chart) -> Markup:
     """The chart as a `<figure>`."""
+    chart = dataclasses.replace(chart, rule=_near_rule(chart))
     across, up = _Scale(0.0, chart.x_end or _x_end(chart.lines)), _Scale(*_limits(chart), chart.log)
     labelled = [line for line in chart.lines if line.label]
     return element(
@@ -113,6 +116,18 @@ def render(chart: Chart) -> Markup:
     )
 
 
+def _near_rule(chart: Chart) -> tuple[float, str] | None:
+    """The rule, unless the lines would have to share the chart with more empty space than they take."""
+    low, high = _range([line.series.y for line in chart.lines])
+    height = high - low
+    return chart.rule if chart.rule is not None and low - height <= chart.rule[0] <= high + height else None
+
+
+def _range(values: Sequence[Column]) -> tuple[float, float]:
+    every = np.concatenate(values)
+    return float(every.min()), float(every.max())
+
+
 def _x_end(lines: Sequence[Line]) -> float:
     return max(float(line.series.x[-1]) for line in lines) or 1.0
 
@@ -124,8 +139,7 @@ def _limits(chart: Chart) -> tuple[float, float]:
     values += [end for line in chart.lines for end in (line.low, line.high) if end is not None]
     if chart.rule is not None:
         values.append(np.array([chart.rule[0]]))
-    every = np.concatenate(values)
-    low, high = float(every.min()), float(every.max())
+    low, high = _range(values)
     if chart.log:
         return low / 1.15, high * 1.15
     room = _ROOM * (high - low) or 0.05 * abs(high) or 0.5

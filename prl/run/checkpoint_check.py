@@ -9,6 +9,7 @@ import torch
 
 from prl.run.checkpoint_files import CheckpointError
 
+_OF_ENVS = ("rounds/actions", "rounds/obs")  # nothing before the first round, then tensors
 _RECENT = "recent_"  # lists of Progress that grow up to their bound
 _GROWS = "running"  # one number per env that has occurred
 _LARGEST_RECENT = 100
@@ -17,8 +18,8 @@ _LARGEST_RECENT = 100
 def check_fits(found: Any, template: Any, name: str = "") -> None:
     """Check structure, types, shapes and numbers of a state against those of the trainer that will load it.
 
-    Where the template has nothing yet (no observation, no action), the state may hold tensors. Step sizes and
-    moments of PyTorch's optimisers are left to `learner.adam.load_adam`, which knows their parameters.
+    What envs show and have done since their resets may have any length. Step sizes and moments of PyTorch's
+    optimisers are left to `learner.adam.load_adam`, which knows their parameters.
 
     Args:
         found: the state, or a part of it.
@@ -29,15 +30,15 @@ def check_fits(found: Any, template: Any, name: str = "") -> None:
         CheckpointError: it names the first part that does not fit.
     """
     _check_numbers(found, template, name)
-    if isinstance(template, dict):
+    if template is None or (name.startswith(_OF_ENVS) and not isinstance(template, list)):
+        if not (found is None or isinstance(found, torch.Tensor)):
+            raise CheckpointError(f"{name} is a {type(found).__name__}")
+    elif isinstance(template, dict):
         _check_dict(found, template, name)
     elif isinstance(template, list | tuple):
         _check_list(found, template, name)
     elif isinstance(template, torch.Tensor):
         _check_tensor(found, template, name)
-    elif template is None:
-        if not (found is None or isinstance(found, torch.Tensor)):
-            raise CheckpointError(f"{name} is a {type(found).__name__}")
     elif type(found) is not type(template):
         raise CheckpointError(f"{name} is a {type(found).__name__}, not a {type(template).__name__}")
     elif isinstance(found, int) and found < 0:

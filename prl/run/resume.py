@@ -204,9 +204,10 @@ class Resumption:
             WorkerError: a worker died, hung or reported a failed env.
             WriteError: a damaged checkpoint cannot be renamed.
         """
+        template = trainer.state_dict()
         while True:
             try:
-                begun = _loaded(trainer, self._found)
+                begun = _loaded(trainer, self._found, template)
                 break
             except CheckpointError as error:
                 self._refuse(error)
@@ -234,7 +235,7 @@ def _text(about: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _loaded(trainer: Trainer, checkpoint: Checkpoint) -> Begun:
+def _loaded(trainer: Trainer, checkpoint: Checkpoint, template: dict[str, Any]) -> Begun:
     """Load a checkpoint into a trainer, which another can overwrite if that fails halfway.
 
     Raises:
@@ -243,7 +244,6 @@ def _loaded(trainer: Trainer, checkpoint: Checkpoint) -> Begun:
     state = checkpoint.state
     if state.keys() != _STATE:
         raise CheckpointError(f"its state has {', '.join(sorted(map(str, state)))}")
-    template = trainer.state_dict()
     found = _for_steps_by_hand(state["trainer"], template)
     check_fits(found, template)
     progress = found["progress"]

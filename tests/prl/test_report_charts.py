@@ -155,6 +155,13 @@ def test_a_logarithmic_axis():
     assert points(markup, "line") == [(0, 1000), (1000, 500), (2000, 0)]
 
 
+@pytest.mark.parametrize(("value", "is_drawn"), [(19.0, True), (-9.0, True), (21.0, False), (-11.0, False)])
+def test_a_rule_far_from_the_lines_is_left_out(value, is_drawn):
+    line = Line(Series(np.array([0.0, 1.0]), np.array([0.0, 10.0])), 0)
+    markup = render(Chart("Title", (line,), rule=(value, "goal")))
+    assert ("goal" in text_of(markup)) == is_drawn
+
+
 def test_a_single_point_is_a_dot():
     markup = render(Chart("Title", (Line(Series(np.array([5.0]), np.array([1.0])), 0, label="it"),)))
     assert len(points(markup, "dots")) == 1

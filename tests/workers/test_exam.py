@@ -130,7 +130,7 @@ def test_what_it_needs_is_measured(leaves_nothing):
     exam_of = Exam("doctor_envs:doctor/Starts-v0", {}, ("needs",))
     examination = Examination(exam_of, 30.0)
     findings = {each.name: each for each in examination.findings()}
-    assert findings["threads"].severity is Severity.WARNING
+    assert findings["threads"].severity is Severity.NOTE
     numbers = findings["threads"].numbers
     assert (numbers["threads"], numbers["processes"]) == (9, 9)
     assert findings["habits"].text == "changes the working directory"

@@ -1,7 +1,10 @@
 """Jobs in a process of their own: whatever it does there, a sentence says so, and nothing is left."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from helpers import Lives, children
@@ -68,3 +71,17 @@ def test_the_report_of_the_fault_handler_is_read():
     )
     assert str(found) == "its process hangs, in step (my_env.py:3)"
     assert (found.printed, len(found.stack)) == ("loading", 2)
+
+
+def test_it_does_not_outlive_who_has_started_it(leaves_nothing):
+    code = (
+        "from probe_jobs import Job\nfrom workers.probe import watched\n"
+        "for message in watched(Job('holds_the_gil'), 600.0): print(message['pid'], flush=True)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    with parent, Lives([int(parent.stdout.readline())]) as lives:
+        parent.kill()
+        assert not lives.alive_after(5.0)
