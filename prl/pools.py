@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch.multiprocessing
+from tqdm import tqdm
 
 from workers.arrays import Ids
 from workers.cores import usable_cores
@@ -66,5 +68,11 @@ def make_pool(
         start_timeout=start_timeout,
         blocks=blocks,
         invitation=guest,
+        on_output=_show,
     )
     return pool if recovery is None else RecoveringPool(pool, recovery)
+
+
+def _show(line: str) -> None:
+    """Print a line of an env's to stderr, above the progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

@@ -46,11 +46,13 @@ class Launch:
         module: its `main` is called with the connection and the arguments.
         parent_pid: die when this process, the parent, dies; None where that cannot be arranged.
         mark: worn by all that it starts (see `workers.processes`); None for no mark.
+        output: where it prints to (see `workers.output`); None leaves it stdout and stderr.
     """
 
     module: str = "workers.child"
     parent_pid: int | None = None
     mark: str | None = None
+    output: Any = None
 
 
 def run(connection: Connection, args: LazyArguments, launch: Launch = Launch()) -> None:
@@ -59,6 +61,8 @@ def run(connection: Connection, args: LazyArguments, launch: Launch = Launch()) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     detach(launch.parent_pid)
+    if launch.output is not None:
+        launch.output.redirect()
     _keep_descriptors()
     if launch.mark is not None:
         wear(launch.mark)

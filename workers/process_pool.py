@@ -26,6 +26,7 @@ from workers.errors import ProtocolError, WorkerError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind
 from workers.guest import Invitation
 from workers.limits import check_room
+from workers.output import Output, to_stderr
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.processes import kill_marked
 from workers.reaper import Reaper
@@ -85,6 +86,7 @@ class ProcessPool:
         blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
         invitation: brings a guest into every worker, for `call`.
         reward_dtype: see `SlabLayout`.
+        on_output: called, in a thread, with each line that envs print (see `workers.output`).
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
@@ -111,6 +113,7 @@ class ProcessPool:
         blocks: Sequence[range] | None = None,
         invitation: Invitation | None = None,
         reward_dtype: type[np.floating[Any]] = np.float32,
+        on_output: Callable[[str], None] = to_stderr,
     ) -> None:
         if num_envs < 1 or num_workers < 1:
             raise ValueError(f"num_envs and num_workers must be at least 1, got {num_envs} and {num_workers}")
@@ -141,9 +144,10 @@ class ProcessPool:
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
         self._reaper = Reaper()
+        self._output = Output(on_output)
         # Before the first worker exists: whatever happens from here on, all of them are ended. atexit runs
         # this ahead of multiprocessing's own exit handler, which would wait for the workers for ever.
-        self._finalizer = weakref.finalize(self, _shut_down, self._handles, self._reaper)
+        self._finalizer = weakref.finalize(self, _shut_down, self._handles, self._reaper, self._output)
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
         try:
@@ -169,11 +173,13 @@ class ProcessPool:
         self._await_start(self._start_timeout)
         for handle in self._handles:
             handle.take_answer()
+        self._output.started()
         self._full_split = self._split(np.arange(self.num_envs))
         self._pin()
 
     def _new_handle(self, worker: int, envs: range, incarnation: int = 0) -> WorkerHandle:
-        return WorkerHandle(worker, envs, self._context, self._hosted[worker], self._reaper, incarnation)
+        hosted = self._hosted[worker]
+        return WorkerHandle(worker, envs, self._context, hosted, self._reaper, self._output, incarnation)
 
     def _watch(self, handle: WorkerHandle) -> None:
         for fd in handle.filenos():
@@ -473,7 +479,7 @@ def even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
 
 
-def _shut_down(handles: list[WorkerHandle], reaper: Reaper) -> None:
+def _shut_down(handles: list[WorkerHandle], reaper: Reaper, output: Output) -> None:
     """Two passes under one deadline: ask all, then wait for each and kill what is left."""
     deadline = time.monotonic() + _CLOSE_TIMEOUT
     for handle in handles:
@@ -483,3 +489,4 @@ def _shut_down(handles: list[WorkerHandle], reaper: Reaper) -> None:
     kill_marked([handle.mark for handle in handles])
     handles.clear()
     reaper.close()
+    output.close()

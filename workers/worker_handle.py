@@ -24,6 +24,7 @@ from workers.errors import (
     describe_exit,
 )
 from workers.frames import Frame, Kind
+from workers.output import Output
 from workers.processes import kill_group, kill_marked, new_mark
 from workers.reaper import Reaper
 
@@ -45,6 +46,7 @@ class WorkerHandle:
         context: a spawn context.
         hosted: what it hosts.
         reaper: ends the worker and what its envs have started if this process is killed.
+        output: shows what its envs print.
         incarnation: how often this worker was started before.
 
     Attributes:
@@ -68,6 +70,7 @@ class WorkerHandle:
         context: BaseContext,
         hosted: Hosted,
         reaper: Reaper,
+        output: Output,
         incarnation: int = 0,
     ) -> None:
         self.index = index
@@ -87,7 +90,9 @@ class WorkerHandle:
         self._reaper = reaper
         # PR_SET_PDEATHSIG fires when the *thread* that started the child ends.
         in_main_thread = threading.current_thread() is threading.main_thread()
-        launch = bootstrap.Launch(parent_pid=os.getpid() if in_main_thread else None, mark=self.mark)
+        launch = bootstrap.Launch(
+            parent_pid=os.getpid() if in_main_thread else None, mark=self.mark, output=output.for_child()
+        )
         ours, theirs = context.Pipe(duplex=True)
         self._channel = Channel(ours)
         self._process: SpawnProcess = context.Process(  # type: ignore[attr-defined]
