@@ -11,6 +11,7 @@ import numpy as np
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
+from learner.settings import ConfigError
 from learner.spaces import is_composite
 from prl.run.elements import batch_of, element_of, rows_of
 from prl.run.policies import make_policy
@@ -18,6 +19,7 @@ from prl.run.policy_spaces import PolicySpaces, read_spaces
 from prl.run.run_files import load_config, load_network_config, weights_of
 from prl.run.weights import load_weights
 from workers.arrays import Array
+from workers.errors import one_line
 from workers.rows import MASK_KEY
 from workers.wrappers import PLAIN_MASK_KEY
 
@@ -106,17 +108,19 @@ def load(
         seed: of the actions that are drawn with `predict(obs, deterministic=False)`.
 
     Raises:
-        ConfigError: the folder is not that of a run, or has no best policy, or is damaged.
+        ConfigError: the folder is not that of a run, or has no best policy, or is damaged; no such device.
         WeightsError: its weights cannot be used.
         EnvError: the env is needed, and cannot be built here.
     """
     config = load_network_config(run)
     weights = weights_of(run, best).absolute()  # an env or an encoder may change the working directory
     spaces = read_spaces(run) or _spaces_of_env(run)
-    policy = make_policy(
-        spaces.policy_observation_space, spaces.policy_action_space, config, config.env_id
-    ).to(device)
+    policy = make_policy(spaces.policy_observation_space, spaces.policy_action_space, config, config.env_id)
     load_weights(policy, weights)
+    try:
+        policy.to(device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was compiled with CUDA
+        raise ConfigError(f"device {device!r} cannot be used: {one_line(error)}") from error
     return LoadedPolicy(policy, spaces, seed)
 
 

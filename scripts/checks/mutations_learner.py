@@ -6,6 +6,7 @@ from mutation import Mutation
 
 _PPO = ("learner/test_ppo.py",)
 _HEADS = ("learner/test_heads.py", "learner/test_leaf_heads.py")
+_DETERMINISTIC = ("learner/test_deterministic.py",)
 
 LEARNER = (
     Mutation(
@@ -145,7 +146,7 @@ LEARNER = (
     Mutation(
         "env actions leave their bounds",
         "learner/actions.py",
-        "env_actions: Array = np.minimum(np.maximum(rounded, self._space.low), self._space.high)",
+        "env_actions: Array = np.minimum(np.maximum(rounded, self.space.low), self.space.high)",
         "env_actions: Array = rounded",
         _HEADS,
     ),
@@ -372,5 +373,26 @@ LEARNER = (
         "skips: Flag = is_bad | (self.in_a_row >= _LIMIT)",
         "skips: Flag = is_bad",
         ("learner/test_skips.py",),
+    ),
+    Mutation(
+        "exported choices count from 0",
+        "learner/heads.py",
+        "return [(outputs.argmax(dim=1) + self._start)",
+        "return [(outputs.argmax(dim=1))",
+        _DETERMINISTIC,
+    ),
+    Mutation(
+        "exported actions leave their bounds",
+        "learner/heads.py",
+        "return [torch.minimum(torch.maximum(squashed.to(low.dtype), low), high)]",
+        "return [squashed.to(low.dtype)]",
+        _DETERMINISTIC,
+    ),
+    Mutation(
+        "exported policies ignore masks",
+        "learner/deterministic.py",
+        "            if is_mask:\n",
+        "            if False:\n",
+        _DETERMINISTIC,
     ),
 )

@@ -138,4 +138,32 @@ RUNS = (
         "for _class in (_Loader,):",
         ("prl/test_train_config.py",),
     ),
+    Mutation(
+        "a loaded policy acts in training mode",
+        "prl/run/loaded_policy.py",
+        "self.policy = policy.eval()",
+        "self.policy = policy",
+        ("prl/test_load.py",),
+    ),
+    Mutation(
+        "actions of a loaded policy have the dtype of its networks",
+        "prl/run/loaded_policy.py",
+        "        rows = self._actor.to_env(actions)\n",
+        "        return self._actor.to_env(actions)\n",
+        ("prl/test_play.py",),
+    ),
+    Mutation(
+        "the last policy is shared as the best",
+        "prl/run/share.py",
+        "    loaded = load(run, play.best)\n",
+        "    loaded = load(run)\n",
+        ("prl/test_share.py",),
+    ),
+    Mutation(
+        "an env without an id is played as if it had one",
+        "prl/run/playing.py",
+        "if spaces is not None and not spaces.has_env_id:",
+        "if False:",
+        ("prl/test_play.py",),
+    ),
 )

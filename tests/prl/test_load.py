@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import prl
 from learner.errors import NoLegalAction
@@ -167,6 +168,7 @@ def test_drawn_actions_are_those_of_the_seed(tmp_path):
     assert set(first) == {0, 1}
     policy = prl.load(run)
     assert type(policy.predict(obs[0])) is int
+    assert policy.predict(obs[:0]).shape == (0,)
     assert policy.predict(obs[0].tolist()) == policy.predict(obs[:1].astype(np.float64))[0]
 
 
@@ -250,6 +252,13 @@ def test_spaces_come_back_as_they_were():
     json.loads(spaces.to_json(), parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("device", ["tpu-or-so", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(nested, device):
+    with pytest.raises(prl.ConfigError, match=f"device '{device}' cannot be used: ") as caught:
+        prl.load(nested, device=device)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(prl.ConfigError, match="not the folder of a run"):
         prl.load(tmp_path)
@@ -261,3 +270,22 @@ def test_a_run_is_not_played_in_an_env_with_other_spaces(nested, tmp_path):
     (tmp_path / "spaces.json").write_text((nested / "spaces.json").read_text())
     with pytest.raises(EnvError, match="the observation space of CartPole-v1 is not the one that"):
         evaluate_run(tmp_path, 1)
+
+
+class Drops(torch.nn.Module):
+    """An encoder that draws while it trains."""
+
+    def __init__(self, space):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.9))
+
+    def forward(self, obs):
+        return self.layers(obs)
+
+
+def test_custom_encoders_are_in_evaluation_mode(tmp_path):
+    run = trained(tmp_path / "run", "CartPole-v1", "--encoder", f"{__name__}:Drops")
+    policy = prl.load(run)
+    assert not any(module.training for module in policy.policy.modules())
+    obs = np.random.default_rng(0).normal(size=(100, 4))
+    assert policy.predict(obs).tolist() == policy.predict(obs).tolist()
