@@ -33,6 +33,9 @@ class PPOLearner:
         config: hyper-parameters.
         exploration: adds to the advantages.
         make_step: makes the optimiser's step of a policy and a config.
+
+    Attributes:
+        before_step: called before every optimiser step.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class PPOLearner:
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._skips = Skips()
         self._step = make_step(policy, config)
+        self.before_step: Callable[[], None] = lambda: None
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
@@ -159,6 +163,7 @@ class PPOLearner:
         clip_range = config.clip_range * (left if config.anneal_clip_range else 1.0)
         self._skips.begin()
         for rows, minibatch in self._minibatches.of(self._step.adapt(batch), rng):
+            self.before_step()
             found = self._step.gradient(minibatch, clip_range)
             if meter.steps == 0:
                 meter.initial_ratio_error = self._initial_ratio_error(batch, rows, found)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 
@@ -63,14 +64,58 @@ def _read(path: Path) -> str:
         return ""
 
 
-def pin(pids: Sequence[int | None]) -> None:
-    """Give each process one core, if there are at least as many processes as cores."""
+class Turns:
+    """Lets a thread that computes for long take turns on cores.
+
+    Beside processes that are bound to one core each, the system leaves such a thread where it is: the process
+    there is late by all of its work, and the others wait for that one. If it moves on every few milliseconds,
+    all are late by the same share of it. Where results are does not matter for what they are.
+
+    Args:
+        cores: that others are bound to; with less than two, nothing is done.
+        seconds: on each.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, cores: Sequence[int], seconds: float = 2e-3, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._cores = list(cores) if len(cores) > 1 else []
+        self._seconds = seconds
+        self._clock = clock
+        self._next = 0
+        self._move_at = 0.0
+
+    def step(self) -> None:
+        """Move on, if it is time to."""
+        if self._cores and self._clock() >= self._move_at:
+            self._set({self._cores[self._next]})
+            self._next = (self._next + 1) % len(self._cores)
+            self._move_at = self._clock() + self._seconds
+
+    def end(self) -> None:
+        """Run anywhere on these cores again."""
+        if self._cores:
+            self._set(set(self._cores))
+
+    def _set(self, cores: set[int]) -> None:
+        with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
+            os.sched_setaffinity(0, cores)
+
+
+def pin(pids: Sequence[int | None]) -> list[int]:
+    """Give each process one core, if there are at least as many processes as cores.
+
+    Returns:
+        The cores that were given away; none if they were not.
+    """
     if not hasattr(os, "sched_setaffinity"):  # macOS
-        return
+        return []
     cores = sorted(os.sched_getaffinity(0))
     if len(pids) < len(cores):
-        return  # the choice of cores is better left to the system: other runs want some, too
+        return []  # the choice of cores is better left to the system: other runs want some, too
     for index, pid in enumerate(pids):
         if pid is not None:
             with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
                 os.sched_setaffinity(pid, {cores[index % len(cores)]})
+    return cores

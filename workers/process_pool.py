@@ -90,6 +90,9 @@ class ProcessPool:
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
 
+    Attributes:
+        cores: that workers are bound to; none if they are not.
+
     Raises:
         RuntimeError: this process is daemonic, and must not have children.
         LimitError: the system does not allow so many workers.
@@ -143,6 +146,7 @@ class ProcessPool:
             memory = shared_or_none(invitation.shared_bytes, context)
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
+        self.cores: list[int] = []
         self._reaper = Reaper()
         self._output = Output(on_output)
         # Before the first worker exists: whatever happens from here on, all of them are ended. atexit runs
@@ -188,7 +192,7 @@ class ProcessPool:
 
     def _pin(self) -> None:
         if self._pin_workers:
-            pin([handle.pid for handle in self._handles])
+            self.cores = pin([handle.pid for handle in self._handles])
 
     def restart(self, worker: int) -> None:
         """End a worker and start another process in its place; its envs are new.

@@ -116,6 +116,11 @@ class RecoveringPool:
         """See `ProcessPool`."""
         return self._pool.guest_memory
 
+    @property
+    def cores(self) -> list[int]:
+        """See `ProcessPool`."""
+        return self._pool.cores
+
     def worker_of(self, env: int) -> int:
         """See `ProcessPool.worker_of`."""
         return self._pool.worker_of(env)

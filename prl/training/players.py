@@ -42,6 +42,10 @@ class Players(Protocol):
     """That act and step at the same time."""
 
     @property
+    def cores(self) -> Sequence[int]:
+        """That processes are bound to which play while the learner updates; often none."""
+
+    @property
     def pool(self) -> EnvPool:
         """The envs that they play in; free whenever no task is open."""
 
@@ -75,6 +79,7 @@ class LearnerPlayers:
     """
 
     num_processes = 1
+    cores = ()
 
     def __init__(self, pool: EnvPool) -> None:
         self._pool = pool

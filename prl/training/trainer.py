@@ -29,6 +29,7 @@ from prl.training.rounds import (
     WholeEpisodes,
     split_groups,
 )
+from workers.cores import Turns
 from workers.pool import EnvPool
 from workers.seeding import Stream, generator
 
@@ -137,6 +138,8 @@ class Trainer:
         self._progress = Progress()
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
+        self._turns = Turns(self._players.cores if overlap else ())
+        learner.before_step = self._turns.step
 
     def _rounds_of(self, tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
         if num_steps is None:
@@ -205,7 +208,10 @@ class Trainer:
         began = time.perf_counter()
         share_done = min(1.0, collected.timesteps_before / self.total_timesteps)
         rng = generator(self.seed, Stream.SHUFFLE, self._progress.iteration)
-        losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
+        try:
+            losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
+        finally:
+            self._turns.end()
         self._progress.iteration += 1
         update_seconds = time.perf_counter() - began
         seconds = max(self._stopwatch.lap(), collected.seconds + update_seconds)

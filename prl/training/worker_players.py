@@ -92,6 +92,11 @@ class WorkerPlayers:
         self._num_open: dict[int, int] = {}
 
     @property
+    def cores(self) -> Sequence[int]:
+        """See `Players`."""
+        return self._pool.cores
+
+    @property
     def pool(self) -> EnvPool:
         """See `Players`."""
         return self._pool

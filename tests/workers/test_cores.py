@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from workers.cores import usable_cores
+from workers.cores import Turns, usable_cores
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -70,3 +70,21 @@ def test_an_affinity_mask_smaller_than_the_quota(tmp_path, monkeypatch):
 def test_this_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(CORES)))
     assert 1 <= usable_cores() <= CORES
+
+
+def test_a_computing_thread_takes_turns_on_cores(monkeypatch):
+    now, places = [0.0], []
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: places.append((pid, sorted(cores))))
+    turns = Turns([2, 5], seconds=1.0, clock=lambda: now[0])
+    for now[0] in (0.0, 0.5, 1.0, 1.9, 2.1, 2.2):
+        turns.step()
+    turns.end()
+    assert places == [(0, [2]), (0, [5]), (0, [2]), (0, [2, 5])]
+
+
+@pytest.mark.parametrize("cores", [[], [3]])
+def test_there_are_no_turns_on_one_core(cores, monkeypatch):
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: pytest.fail("moved"))
+    turns = Turns(cores)
+    turns.step()
+    turns.end()
