@@ -131,11 +131,11 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
     lengths = [len(take.actions) for take in takes if take.moments[-1].flags]
     returns = [sum(moment.reward for moment in take.moments) for take in takes if take.moments[-1].flags]
     patient.data |= {"lengths": lengths, "largest": player.largest, "longest_call": max(*resets, *steps, 0.0)}
-    text = f"{len(steps):,} random steps; all that it returned is valid"
+    text = f"{counted(len(steps), 'random step')}; all that it returned is valid"
     if lengths:
         least, most = f"{min(lengths):,}", f"{max(lengths):,}"
-        steps_each = most if least == most else f"{least} to {most}"
-        text += f". {_counted(len(lengths), 'episode')} ended, after {steps_each} steps; mean return "
+        span = most if least == most else f"{least} to {most}"
+        text += f". {counted(len(lengths), 'episode')} ended, after {span} steps; mean return "
         text += f"{np.mean(returns):,.5g}"
     yield ok("plays", text, steps=len(steps), episodes=len(lengths))
     yield from _limit(patient, takes)
@@ -259,12 +259,14 @@ def _first_difference(player: Player, takes: list[Take]) -> str | None:
     return None
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 step", "1,200 steps"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _count(takes: list[Take]) -> str:
-    return f"{sum(len(take.actions) for take in takes):,} steps in {len(takes)} episodes"
+    steps = sum(len(take.actions) for take in takes)
+    return f"{counted(steps, 'step')} in {counted(len(takes), 'episode')}"
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from prl.run.files import replace_json
 from workers.cores import usable_cores
 from workers.envs import EnvFactory
 from workers.exam import ENVIRONMENT, Exam, Examination
-from workers.exam_checks import CHECKER
+from workers.exam_checks import CHECKER, counted
 from workers.findings import Finding, Severity, error, note, ok, warning
 
 _EXIT_CODES = {Severity.OK: 0, Severity.NOTE: 0, Severity.WARNING: 1, Severity.ERROR: 2}
@@ -234,7 +234,7 @@ def _rows(finding: Finding) -> str:
 
 def _print_advice(diagnosis: Diagnosis) -> None:
     print()
-    print(textwrap.fill(diagnosis.command, _WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+    print(diagnosis.command)  # in one line, so that it can be pasted
     for each in diagnosis.advice:
         text = f"{each.flags}: {each.reason}." if each.flags else f"{each.reason}."
         print(
@@ -246,14 +246,10 @@ def _verdict(findings: Sequence[Finding]) -> str:
     counts = {kind: sum(each.severity is kind for each in findings) for kind in Severity}
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     if errors:
-        return f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}: it cannot be trained so."
+        return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}: it cannot be trained so."
     if warnings:
-        return f"{_counted(warnings, 'warning')}: it can be trained."
+        return f"{counted(warnings, 'warning')}: it can be trained."
     return "All is well."
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _examine(config: DoctorConfig) -> int:

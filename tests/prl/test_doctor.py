@@ -181,7 +181,7 @@ def test_what_networks_make_of_spaces():
     box = gym.spaces.Box(np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32))
     found = texts(network_findings(spaces_of(box, box), config))
     assert "2 numbers, normalised by running statistics" in found["observations"]
-    assert found["actions"] == "Box(2,) of float32: Gaussian, 2 numbers, 1 of them squashed into their bounds"
+    assert found["actions"] == "Box(2,) of float32: Gaussian, 2 numbers, 1 squashed into bounds"
 
 
 def test_networks_that_cannot_be_made_are_an_error():
@@ -265,7 +265,9 @@ def test_flags_follow_from_what_was_found():
     assert advice_on(data={"largest": 10.5})[0] == ["--normalize-obs"]
     assert advice_on(data={"largest": 9.5})[0] == []
     assert advice_on(TrainConfig(env_id="a", normalize_obs=True), data={"largest": 10.5})[0] == []
-    assert advice_on(data={"longest_call": 16.2})[0] == ["--step-timeout 170"]
+    two = TrainConfig(env_id="a", num_workers=2, num_envs=9)  # five in one of them
+    assert advice_on(two, data={"longest_call": 5.9})[0] == []
+    assert advice_on(two, data={"longest_call": 6.1})[0] == ["--step-timeout 124"]
     endless = dataclasses.replace(CARTPOLE, has_time_limit=False)
     flags, (only,) = advice_on(factory=endless, data={"lengths": [3, 9]})
     assert flags == ["--rollout steps"]

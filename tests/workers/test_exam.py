@@ -153,7 +153,9 @@ def test_a_check_whose_process_dies_has_a_row(leaves_nothing):
 
 
 def test_another_process_goes_on_after_the_checker(leaves_nothing):
-    examination = Examination(Exam("doctor_envs:doctor/Picky-v0", {}, ("checker", "plays")), 30.0)
+    examination = Examination(
+        Exam("doctor_envs:doctor/Picky-v0", {}, ("checker", "plays"), seconds=0.05), 30.0
+    )
     rows = [(each.name, each.severity.name) for each in examination.findings()]
     assert rows[:3] == [("environment", "OK"), ("checker", "ERROR"), ("plays", "OK")]
     assert examination.is_complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from prl.commands.diagnosis.speed import Chosen
 from prl.config.preset import Preset
 from prl.config.train_config import TrainConfig
 from prl.config.yaml_format import dump
+from workers.cores import usable_cores
 from workers.envs import EnvFactory
+from workers.exam_checks import counted
 from workers.findings import Finding, Severity
 
 _LARGE = 10.0  # numbers in observations beyond which networks learn better from normalised ones
-_SHARE = 0.25  # of a timeout
+_SHARE = 0.5  # of a timeout
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,18 @@ def advise(
             "--normalize-obs",
             f"numbers in observations reach {data['largest']:,.4g}; networks learn better from small ones",
         )
-    slowest = data.get("longest_call", 0.0)
-    if slowest > _SHARE * config.step_timeout:
-        limit = 10 * round(slowest + 1)
-        yield Advice(f"--step-timeout {limit}", f"one call of the env took {slowest:.1f} s")
+    yield from _of_timeout(config, data)
+
+
+def _of_timeout(config: TrainConfig, data: Mapping[str, Any]) -> Iterator[Advice]:
+    """A worker's envs take turns within the time of one command."""
+    workers = config.num_workers if isinstance(config.num_workers, int) else usable_cores()
+    envs = config.num_envs if isinstance(config.num_envs, int) else 1
+    each = -(-envs // max(1, workers))
+    seconds = each * data.get("longest_call", 0.0)
+    if seconds > _SHARE * config.step_timeout:
+        text = f"{seconds:.0f} s may go by until {counted(each, 'env')} of a worker have taken their turns"
+        yield Advice(f"--step-timeout {4 * math.ceil(seconds)}", text)
 
 
 def _of_limit(config: TrainConfig, factory: EnvFactory, data: Mapping[str, Any]) -> Iterator[Advice]:

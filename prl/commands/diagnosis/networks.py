@@ -17,6 +17,7 @@ from prl.config.train_config import TrainConfig
 from prl.run.build import build_policy
 from workers.envs import EnvFactory
 from workers.errors import EnvError, one_line
+from workers.exam_checks import counted
 from workers.findings import Finding, error, note, ok
 
 _SHOWN = 4  # parts of a composite space
@@ -66,7 +67,7 @@ def _read_by(policy: ActorCritic, config: TrainConfig) -> str:
 def _read(encoder: Encoder) -> str:
     if isinstance(encoder, VectorEncoder):
         normalized = "" if encoder.normalizer is None else ", normalised by running statistics"
-        return f"{encoder.features:,} numbers{normalized}"
+        return f"{counted(encoder.features, 'number')}{normalized}"
     if isinstance(encoder, OneHotEncoder):
         return f"one-hot, {encoder.features:,} choices"
     if isinstance(encoder, ImageEncoder):
@@ -87,8 +88,8 @@ def _drawn_leaf(space: gym.Space[Any]) -> str:
         return f"{int(np.prod(space.shape))} bits, each drawn by itself"
     if isinstance(space, gym.spaces.Box):
         bounded = int((np.isfinite(space.low) & np.isfinite(space.high)).sum())
-        squashed = f", {bounded} of them squashed into their bounds" if bounded else ""
-        return f"Gaussian, {int(np.prod(space.shape))} numbers{squashed}"
+        squashed = f", {bounded} squashed into bounds" if bounded else ""
+        return f"Gaussian, {counted(int(np.prod(space.shape)), 'number')}{squashed}"
     return type(space).__name__
 
 
