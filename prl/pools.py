@@ -32,6 +32,7 @@ def make_pool(
     groups: Sequence[Ids] | None = None,
     guest: Invitation | None = None,
     recovery: Recovery | None = None,
+    close_timeout: float = 2.0,
 ) -> EnvPool:
     """The pool for a number of workers.
 
@@ -39,7 +40,7 @@ def make_pool(
         factory: builds each env.
         num_envs: N.
         num_workers: None is one per usable core, 0 none at all: the envs are in this process.
-        transport, step_timeout, pin_workers, start_timeout: see `ProcessPool`.
+        transport, step_timeout, pin_workers, start_timeout, close_timeout: see `ProcessPool`.
         groups: env ids of each, contiguous and in order; no group is spread over several workers, so there
             are at most as many workers as groups. None allows any place for every env.
         guest: moves into every worker.
@@ -66,6 +67,7 @@ def make_pool(
         step_timeout=step_timeout,
         pin_workers=pin_workers,
         start_timeout=start_timeout,
+        close_timeout=close_timeout,
         blocks=blocks,
         invitation=guest,
         on_output=_show,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from multiprocessing.context import BaseContext
 from typing import Any, Literal, NamedTuple
 
@@ -17,23 +14,18 @@ import cloudpickle
 import numpy as np
 
 from workers.arrays import Array, Ids
-from workers.channel import Waiter
 from workers.child import Hosted
-from workers.cores import pin
 from workers.env_alone import EnvAlone, RowExchange
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError, WorkerError
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind
 from workers.guest import Invitation
 from workers.limits import check_room
-from workers.output import Output, to_stderr
+from workers.output import to_stderr
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
-from workers.processes import kill_marked
-from workers.reaper import Reaper
-from workers.shared_memory import shared_or_none
+from workers.shared_memory import SharedBytes, shared_or_none
 from workers.slab import Slab, SlabLayout
-from workers.spawning import signals_wait
-from workers.worker_handle import WorkerHandle
+from workers.worker_set import Lifetimes, WorkerSet
 
 Transport = Literal["shared", "pipe"]
 
@@ -81,17 +73,11 @@ class ProcessPool:
             pipe; "pipe" sends the rows in the frame (for a small /dev/shm). Equal results, bit for bit.
         context: a spawn context, e.g. `torch.multiprocessing.get_context("spawn")`.
         step_timeout: seconds a worker may take to answer one command, with all envs that it hosts.
-        start_timeout: seconds a worker may take to start and construct its first env, and then each of
-            its other envs.
+        start_timeout, close_timeout, pin_workers: see `workers.worker_set.Lifetimes`.
         blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
         invitation: brings a guest into every worker, for `call`.
         reward_dtype: see `SlabLayout`.
         on_output: called, in a thread, with each line that envs print (see `workers.output`).
-        pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
-            Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
-
-    Attributes:
-        cores: that workers are bound to; none if they are not.
 
     Raises:
         RuntimeError: this process is daemonic, and must not have children.
@@ -112,6 +98,7 @@ class ProcessPool:
         context: BaseContext | None = None,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        close_timeout: float = 2.0,
         pin_workers: bool = True,
         blocks: Sequence[range] | None = None,
         invitation: Invitation | None = None,
@@ -127,6 +114,7 @@ class ProcessPool:
         self._blocks = list(even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
         self.num_workers = len(self._blocks)
         check_room(self.num_workers)
+        lifetimes = Lifetimes(start_timeout, close_timeout, pin_workers)
         self.step_timeout = step_timeout
         self._layout = SlabLayout(
             factory.observation_space,
@@ -138,61 +126,28 @@ class ProcessPool:
         self._rows = RowExchange(self._layout)
         self._pending: deque[_PendingCommand] = deque()
         self._failures: deque[WorkerError] = deque()  # noticed by `send`, raised by `recv`
-        self._handles: list[WorkerHandle] = []
-        self._stale_frames = 0  # of workers that were replaced
         self._starts = np.array([block.start for block in self._blocks], np.int64)
         memory = None
         if invitation is not None and self._layout.shared:
             memory = shared_or_none(invitation.shared_bytes, context)
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
-        self.cores: list[int] = []
-        self._reaper = Reaper()
-        self._output = Output(on_output)
-        # Before the first worker exists: whatever happens from here on, all of them are ended. atexit runs
-        # this ahead of multiprocessing's own exit handler, which would wait for the workers for ever.
-        self._finalizer = weakref.finalize(self, _shut_down, self._handles, self._reaper, self._output)
-        self._finalizer.atexit = False
-        atexit.register(self._finalizer)
+        self._workers = WorkerSet(
+            self._hosted_by_each(factory, invitation, memory), self._blocks, context, lifetimes, on_output
+        )
         try:
-            guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
-            hosted = Hosted(b"", self._layout, guest, memory)
-            self._hosted = [
-                replace(hosted, factory=cloudpickle.dumps(factory.for_envs(envs))) for envs in self._blocks
-            ]
-            self._context, self._start_timeout, self._pin_workers = context, start_timeout, pin_workers
-            self._start()
+            self._workers.start()
+            self._full_split = self._split(np.arange(self.num_envs))
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        self._waiter = Waiter(_SPIN)
-        self._by_fd: dict[int, WorkerHandle] = {}
-        for index, envs in enumerate(self._blocks):
-            with signals_wait():  # until `close` knows of it
-                self._handles.append(self._new_handle(index, envs))
-        for handle in self._handles:
-            self._watch(handle)
-        self._await_start(self._start_timeout)
-        for handle in self._handles:
-            handle.take_answer()
-        self._output.started()
-        self._full_split = self._split(np.arange(self.num_envs))
-        self._pin()
-
-    def _new_handle(self, worker: int, envs: range, incarnation: int = 0) -> WorkerHandle:
-        hosted = self._hosted[worker]
-        return WorkerHandle(worker, envs, self._context, hosted, self._reaper, self._output, incarnation)
-
-    def _watch(self, handle: WorkerHandle) -> None:
-        for fd in handle.filenos():
-            self._by_fd[fd] = handle
-            self._waiter.watch(fd)
-
-    def _pin(self) -> None:
-        if self._pin_workers:
-            self.cores = pin([handle.pid for handle in self._handles])
+    def _hosted_by_each(
+        self, factory: EnvFactory, invitation: Invitation | None, memory: SharedBytes | None
+    ) -> list[Hosted]:
+        guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
+        factories = [cloudpickle.dumps(factory.for_envs(envs)) for envs in self._blocks]
+        return [Hosted(pickled, self._layout, guest, memory) for pickled in factories]
 
     def restart(self, worker: int) -> None:
         """End a worker and start another process in its place; its envs are new.
@@ -204,22 +159,14 @@ class ProcessPool:
             WorkerError: the new process could not be started, or not build its envs. `restart` can be tried
                 again.
         """
-        old = self._handles[worker]
-        if not old.ended:
-            for fd in old.filenos():
-                del self._by_fd[fd]
-                self._waiter.forget(fd)
-            old.end()
-            kill_marked([old.mark])
         self._open_calls = deque(other for other in self._open_calls if other != worker)
         self._failures = deque(error for error in self._failures if error.worker != worker)
-        with signals_wait():  # until `close` knows of it
-            new = self._new_handle(worker, old.envs, old.incarnation + 1)
-            self._handles[worker] = new
-        self._stale_frames += old.stale_frames
-        self._watch(new)
-        new.await_start(self._start_timeout)
-        self._pin()
+        self._workers.restart(worker)
+
+    @property
+    def cores(self) -> list[int]:
+        """Cores that workers are bound to; none if they are not."""
+        return self._workers.cores
 
     def settle(self, worker: int) -> None:
         """The rows of the slab are the answers of a worker to its parts of all open commands."""
@@ -228,17 +175,17 @@ class ProcessPool:
 
     def incarnation(self, worker: int) -> int:
         """How often a worker was started before."""
-        return self._handles[worker].incarnation
+        return self._workers.handles[worker].incarnation
 
     @property
     def stale_frames(self) -> int:
         """Late or duplicated answers that were dropped."""
-        return self._stale_frames + sum(handle.stale_frames for handle in self._handles)
+        return self._workers.stale_frames
 
     @property
     def worker_pids(self) -> list[int | None]:
         """Process ids of the workers, by worker index."""
-        return [handle.pid for handle in self._handles]
+        return [handle.pid for handle in self._workers.handles]
 
     def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
@@ -265,7 +212,7 @@ class ProcessPool:
         self, kind: Kind, env_ids: Ids, arguments: Callable[[slice], bytes], aside: Collection[int] = ()
     ) -> None:
         """Give each worker its part: the rows, and the arguments of that slice of the batch."""
-        if not self._handles:
+        if not self._workers.handles:
             raise RuntimeError(POOL_CLOSED)
         parts = self._full_split if len(env_ids) == self.num_envs else self._split(env_ids)
         for part in parts:
@@ -273,7 +220,7 @@ class ProcessPool:
                 continue
             try:
                 payload = part.rows + arguments(part.part)
-                self._handles[part.worker].command(kind, payload, self.step_timeout)
+                self._workers.handles[part.worker].command(kind, payload, self.step_timeout)
             except WorkerError as error:  # the other workers get their parts all the same
                 self._failures.append(error)
         self._pending.append(_PendingCommand(env_ids, parts, kind is Kind.STEP_AUTORESET, set(aside)))
@@ -281,7 +228,7 @@ class ProcessPool:
     def _split(self, env_ids: Ids) -> list[_WorkerPart]:
         bounds = [*np.searchsorted(env_ids, self._starts).tolist(), len(env_ids)]
         parts = []
-        for handle, start, stop in zip(self._handles, bounds[:-1], bounds[1:], strict=True):
+        for handle, start, stop in zip(self._workers.handles, bounds[:-1], bounds[1:], strict=True):
             if start < stop:
                 ids = env_ids[start:stop]
                 rows = (ids - handle.envs.start).astype(ROW_DTYPE).tobytes()
@@ -302,8 +249,8 @@ class ProcessPool:
     def _take_parts(self, command: _PendingCommand, parts: Sequence[_WorkerPart], timeout: float) -> None:
         """Wait for the answers to parts of a command, and write them into their rows."""
         parts = [part for part in parts if part.worker not in command.settled]
-        handles = [self._handles[part.worker] for part in parts]
-        self._await_answers(handles, timeout)
+        handles = [self._workers.handles[part.worker] for part in parts]
+        self._workers.await_answers(handles, timeout)
         for part, handle in zip(parts, handles, strict=True):
             with self.blames(part.worker):
                 self._rows.unpack(part.env_ids, handle.take_answer().payload, command.restarts)
@@ -326,7 +273,7 @@ class ProcessPool:
 
     def env_alone(self, env: int) -> EnvAlone:
         """Commands to one env of a worker that has no command open; for those that were restarted."""
-        handle = self._handles[self.worker_of(env)]
+        handle = self._workers.handles[self.worker_of(env)]
         return EnvAlone(env, handle, self._rows, self.step_timeout)
 
     def worker_of(self, env: int) -> int:
@@ -350,9 +297,9 @@ class ProcessPool:
             RuntimeError: the pool is closed.
             WorkerError: the worker is dead, or does not read.
         """
-        if not self._handles:
+        if not self._workers.handles:
             raise RuntimeError(POOL_CLOSED)
-        self._handles[worker].command(Kind.REQUEST, payload, self.step_timeout, name)
+        self._workers.handles[worker].command(Kind.REQUEST, payload, self.step_timeout, name)
 
     def take_results(self, workers: Sequence[int]) -> list[bytes]:
         """Wait for the answers to the oldest open request of each of some workers.
@@ -360,8 +307,8 @@ class ProcessPool:
         Raises:
             WorkerError: a worker died, hung or reported a failed env.
         """
-        handles = [self._handles[worker] for worker in workers]
-        self._await_answers(handles, self.step_timeout)
+        handles = [self._workers.handles[worker] for worker in workers]
+        self._workers.await_answers(handles, self.step_timeout)
         return [handle.take_answer().payload for handle in handles]
 
     def await_results(self, workers: Sequence[int], timeout: float) -> bool:
@@ -370,13 +317,11 @@ class ProcessPool:
         Raises:
             WorkerError: a worker died or reported a failed env.
         """
-        handles = [self._handles[worker] for worker in workers]
+        handles = [self._workers.handles[worker] for worker in workers]
         deadline = time.monotonic() + timeout
         while not (done := all(handle.has_answer for handle in handles)):
-            remaining = max(0.0, deadline - time.monotonic())
-            for fd, _ in (events := self._waiter.wait(remaining)):
-                self._by_fd[fd].on_readable(fd)
-            if not events and remaining <= 0.0:
+            remaining = deadline - time.monotonic()
+            if not self._workers.read(remaining) and remaining <= 0.0:
                 break
         return done
 
@@ -391,9 +336,9 @@ class ProcessPool:
             RuntimeError: the pool is closed.
             WorkerError: the worker is dead, or does not read.
         """
-        if not self._handles:
+        if not self._workers.handles:
             raise RuntimeError(POOL_CLOSED)
-        self._handles[worker].command(Kind.CALL, request, self.step_timeout)
+        self._workers.handles[worker].command(Kind.CALL, request, self.step_timeout)
         self._open_calls.append(worker)
 
     def take_answer(self, on_news: Callable[[int, bytes], None]) -> tuple[int, bytes]:
@@ -412,14 +357,15 @@ class ProcessPool:
             raise RuntimeError("take_answer without an open call")
         while True:
             for worker in self._open_calls:
-                handle = self._handles[worker]
+                handle = self._workers.handles[worker]
                 while handle.news:
                     with self.blames(worker):
                         on_news(worker, handle.news.popleft())
                 if handle.has_answer:
                     self._open_calls.remove(worker)
                     return worker, handle.take_answer().payload
-            self._await_calls()
+            playing = [self._workers.handles[worker] for worker in self._open_calls]
+            self._workers.await_sign_of_life(playing, self.step_timeout)
 
     @contextlib.contextmanager
     def blames(self, worker: int) -> Iterator[None]:
@@ -427,48 +373,14 @@ class ProcessPool:
         try:
             yield
         except ProtocolError as error:
-            raise self._handles[worker].protocol_violation(error) from error
-
-    def _await_calls(self) -> None:
-        """Wait for a sign of life of the workers with open calls."""
-        slowest = min((self._handles[w] for w in self._open_calls), key=lambda handle: handle.progress_time)
-        remaining = slowest.progress_time + self.step_timeout - time.monotonic()
-        events = self._waiter.wait(max(0.0, remaining))
-        for fd, _ in events:
-            self._by_fd[fd].on_readable(fd)
-        if not events and remaining <= 0.0:
-            raise slowest.timed_out(self.step_timeout)
-
-    def _await_answers(self, handles: Sequence[WorkerHandle], timeout: float) -> None:
-        """Wait until each of the handles has an answer, watching the pipes and the lives of *all* workers."""
-        deadline = time.monotonic() + timeout
-        while any(not handle.has_answer for handle in handles):
-            remaining = deadline - time.monotonic()
-            # Poll even when the time is up: after a suspend, the answers may have been there all along.
-            events = self._waiter.wait(max(0.0, remaining))
-            for fd, _ in events:
-                self._by_fd[fd].on_readable(fd)
-            if not events and remaining <= 0.0:
-                raise next(handle for handle in handles if not handle.has_answer).timed_out(timeout)
-
-    def _await_start(self, timeout: float) -> None:
-        """Wait until all workers have constructed their envs, as long as each of them makes progress."""
-        while starting := [handle for handle in self._handles if not handle.has_answer]:
-            slowest = min(starting, key=lambda handle: handle.progress_time)
-            remaining = slowest.progress_time + timeout - time.monotonic()
-            events = self._waiter.wait(max(0.0, remaining))
-            for fd, _ in events:
-                self._by_fd[fd].on_readable(fd)
-            if not events and remaining <= 0.0:
-                raise slowest.start_timed_out(timeout)
+            raise self._workers.handles[worker].protocol_violation(error) from error
 
     def close(self) -> None:
-        """See `EnvPool.close`. Never takes more than about 2 s; what is not done by then is killed."""
+        """See `EnvPool.close`. What has not ended after `close_timeout` is killed; a warning names it."""
         self._pending.clear()
         self._failures.clear()
         self._open_calls.clear()
-        self._finalizer()
-        atexit.unregister(self._finalizer)
+        self._workers.close()
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -481,16 +393,3 @@ def even_blocks(num_envs: int, num_workers: int) -> Iterator[range]:
     """Contiguous blocks of nearly equal size."""
     for worker in range(num_workers):
         yield range(worker * num_envs // num_workers, (worker + 1) * num_envs // num_workers)
-
-
-def _shut_down(handles: list[WorkerHandle], reaper: Reaper, output: Output) -> None:
-    """Two passes under one deadline: ask all, then wait for each and kill what is left."""
-    deadline = time.monotonic() + _CLOSE_TIMEOUT
-    for handle in handles:
-        handle.ask_to_close()
-    for handle in handles:
-        handle.join(deadline)
-    kill_marked([handle.mark for handle in handles])
-    handles.clear()
-    reaper.close()
-    output.close()

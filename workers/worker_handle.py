@@ -219,6 +219,11 @@ class WorkerHandle:
                 raise too_late()
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something that it was asked has no answer yet."""
+        return bool(self._pending)
+
+    @property
     def has_answer(self) -> bool:
         """Whether `take_answer` has something to return."""
         return bool(self._answers)
@@ -264,6 +269,14 @@ class WorkerHandle:
             "raise start_timeout",
         )
 
+    def not_closed(self, timeout: float) -> WorkerError:
+        """The error, or rather the words, of a worker that has not ended when it was asked to."""
+        return self._error(
+            WorkerTimeout,
+            f"did not close within {timeout:g} s and was killed; if closing its envs takes long, raise "
+            "close_timeout",
+        )
+
     def _error(self, kind: type[WorkerError], reason: str, text: str = "") -> WorkerError:
         return kind(
             reason,
@@ -281,11 +294,15 @@ class WorkerHandle:
         with contextlib.suppress(OSError):
             self._channel.send(Frame(Kind.CLOSE, self.incarnation, self._sequence + 1), timeout=0.0)
 
-    def join(self, deadline: float) -> None:
-        """Second pass of a shutdown: wait until `deadline` (monotonic), then kill and free everything."""
-        if not self.ended:
-            wait([self._process.sentinel], max(0.0, deadline - time.monotonic()))
+    def join(self, deadline: float) -> bool:
+        """Second pass of a shutdown: wait until `deadline` (monotonic), then kill and free everything.
+
+        Returns:
+            Whether it had ended by itself.
+        """
+        in_time = self.ended or bool(wait([self._process.sentinel], max(0.0, deadline - time.monotonic())))
         self.end()
+        return in_time
 
     def end(self) -> None:
         """Kill it and free everything. Idempotent."""

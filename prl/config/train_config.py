@@ -56,6 +56,7 @@ class TrainConfig(PPOConfig):
         transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        close_timeout: seconds all workers together may take to close their envs before they are killed.
         on_worker_failure: of a worker that dies, hangs or fails: recover starts it again and repeats its
             episodes, so that nothing changes; fail ends the run.
         max_restarts: of workers, in any ten minutes; more end the run.
@@ -109,6 +110,7 @@ class TrainConfig(PPOConfig):
     transport: Literal["shared", "pipe"] = "shared"
     step_timeout: float = 60.0
     start_timeout: float = 120.0
+    close_timeout: float = 2.0
     on_worker_failure: Literal["recover", "fail"] = "recover"
     max_restarts: int = 100
     replay_limit: int = 100_000
@@ -191,7 +193,7 @@ _RULES: tuple[Rule, ...] = (
     ("num_workers", lambda v: v == "auto" or v >= 0, "0 (no worker processes) or more"),
     ("seed", lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
     (
-        "step_timeout start_timeout",
+        "step_timeout start_timeout close_timeout",
         lambda v: 0.0 < v <= 86_400.0,
         "a positive number of seconds, at most 86400",
     ),

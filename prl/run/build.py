@@ -80,6 +80,7 @@ def build_pool(
         transport=config.transport,
         step_timeout=config.step_timeout,
         start_timeout=config.start_timeout,
+        close_timeout=config.close_timeout,
         pin_workers=config.pin_workers,
         recovery=recovery_of(config),
         **places(kit, num_envs, config.groups),

@@ -36,6 +36,7 @@ MAY_CHANGE = (
         "pin_workers",
         "step_timeout",
         "start_timeout",
+        "close_timeout",
     ),
     *("on_worker_failure", "max_restarts", "replay_limit", "checkpoint_every", "keep_checkpoints", "device"),
 )

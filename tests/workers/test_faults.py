@@ -1,5 +1,6 @@
 """What process pools do when something breaks: typed errors, in bounded time, and nothing left behind."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+import warnings
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from workers.envs import env_factory
 from workers.errors import WorkerDied, WorkerEnvFailed, WorkerError, WorkerTimeout
 from workers.process_pool import ProcessPool
 from workers.testing import FaultWrapper, ProbeEnv
+from workers.worker_set import WorkerSet
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -58,7 +60,7 @@ def step(pool, env_ids=ALL):
     return pool.recv()
 
 
-@contextmanager
+@contextlib.contextmanager
 def takes(at_least, less_than):
     start = time.monotonic()
     yield
@@ -352,7 +354,7 @@ def test_start_is_interrupted(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ProcessPool, "_await_start", interrupted)
+    monkeypatch.setattr(WorkerSet, "_await_start", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         pool_of(env_factory(ProbeEnv))
     assert multiprocessing.active_children() == []
@@ -374,9 +376,28 @@ def test_close_is_bounded(fault, stage):
         pool.reset(ALL, SEEDS)
         pool.recv()
         pool.send(ALL, ZEROS)
-        with takes(0.0, 3.0):
+        words = pytest.warns(UserWarning, match=r"worker 1 .*not close within 2 s and was killed")
+        with takes(0.0, 3.0), words if stage == "close" else contextlib.nullcontext():
             pool.close()
         assert not workers.alive_after(0.0)
+
+
+def test_the_deadline_of_close_is_a_setting():
+    pool = pool_of(faulty("hang", stage="close"), close_timeout=0.2)
+    with takes(0.2, 1.5), pytest.warns(UserWarning, match=r"worker 0 \(env.* within 0.2 s .*close_timeout"):
+        pool.close()
+
+
+def test_a_slow_close_has_its_time(tmp_path):
+    path = tmp_path / "closed"
+
+    def build():
+        return FaultWrapper(ProbeEnv(), "slow", stage="close", announce=str(path))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pool_of(factory_of(build), close_timeout=30.0).close()
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_close_after_an_error_is_bounded():
