@@ -5,7 +5,7 @@ Letters in shapes: N envs, O observation shape, A action shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -43,7 +43,7 @@ class ActionWriter:
             TypeError: no batch.
         """
         if self._codec.plain is None:
-            elements = list(gym.vector.utils.iterate(self._batched, actions))
+            elements = list(self._split(actions))
             self._require(len(elements))
             for row, element in enumerate(elements):
                 self._codec.write(element, self._columns, row)
@@ -60,6 +60,13 @@ class ActionWriter:
                 raise ValueError(f"actions of shape {batch.shape}, expected {rows.shape}")
             batch = batch.reshape(rows.shape)
         rows[...] = batch
+
+    def _split(self, actions: Any) -> Iterable[Any]:
+        """The actions of a composite space, env by env."""
+        single = Mapping if isinstance(self._batched, gym.spaces.Dict) else tuple
+        if isinstance(actions, list) and all(isinstance(action, single) for action in actions):
+            return actions
+        return iter(gym.vector.utils.iterate(self._batched, actions))
 
     def _converted(self, batch: Array) -> Array:
         dtype = self._rows.dtype

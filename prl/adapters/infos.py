@@ -122,7 +122,7 @@ def values_of(leaf: Leaf, column: Column) -> list[Any]:
     if isinstance(column, list):
         return column
     if leaf.kind == "array":
-        return [value.copy() for value in column]
+        return [np.array(value) for value in column]
     return list(column) if leaf.kind == "number" else list(column.tolist())
 
 

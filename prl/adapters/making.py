@@ -54,6 +54,8 @@ def make_vec(
     single.kwargs.pop("vectorization_mode", None)
     vector_kwargs = dict(single.kwargs.pop("vector_kwargs", vector_kwargs) or {})
     wrappers = single.kwargs.pop("wrappers", wrappers)
+    # Arguments of `gymnasium.make` itself, like max_episode_steps, are no arguments of the constructor.
+    kwargs, single.kwargs = {**single.kwargs, **kwargs}, {}
     make = functools.partial(_make, portable(single), module, kwargs, tuple(wrappers or ()))
     env = VectorEnv([make] * num_envs, num_workers=num_workers, **vector_kwargs)
     env.spec = _spec_of_all(single, num_envs, vector_kwargs, wrappers, kwargs)
@@ -83,7 +85,7 @@ def _spec_of_all(
 ) -> EnvSpec:
     """The spec of the vector env, as `gymnasium.make_vec` writes it: it has to make a vector env again."""
     found = copy.deepcopy(spec)
-    found.kwargs = {**spec.kwargs, **kwargs, "vectorization_mode": "async"}
+    found.kwargs = {**kwargs, "vectorization_mode": "async"}
     if num_envs != 1:
         found.kwargs["num_envs"] = num_envs
     if vector_kwargs:

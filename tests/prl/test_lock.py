@@ -61,7 +61,9 @@ def test_a_killed_process_holds_no_lock(file):
 def test_children_inherit_no_lock(file):
     """Workers and what envs start must not keep a folder locked that nobody writes to."""
     lock = FolderLock(file)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+    command = [sys.executable, "-c", "print('runs', flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:
+        assert child.stdout.readline() == b"runs\n"
         lock.release()
         FolderLock(file).release()
         child.communicate(b"\n")

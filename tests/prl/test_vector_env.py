@@ -1,0 +1,453 @@
+"""prl's workers behind Gymnasium's interface for vector envs."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from adapter_envs import Breaks, Composite, Custom, CustomError, Talker, assert_same
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import RecordEpisodeStatistics
+
+from prl import LegacyInfos, VectorEnv, make_vec
+from workers.data_pickle import NotData
+from workers.errors import EnvError, WorkerDied, WorkerEnvFailed
+from workers.remote_envs import EnvCallError
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+N = 5
+
+
+def with_statistics(length):
+    return RecordEpisodeStatistics(Talker(length))
+
+
+def cart_pole(length):
+    return RecordEpisodeStatistics(gym.make("CartPole-v1", max_episode_steps=length))
+
+
+def cheetah(length):
+    pytest.importorskip("mujoco")
+    return gym.make("HalfCheetah-v5", max_episode_steps=length)
+
+
+KINDS = {
+    "talker": [functools.partial(Talker, length=3 + i) for i in range(N)],
+    "statistics": [functools.partial(with_statistics, 4 + i) for i in range(N)],
+    "composite": [Composite] * N,
+    "cartpole": [functools.partial(cart_pole, 15 + i) for i in range(N)],
+    "cheetah": [functools.partial(cheetah, 15 + i) for i in range(N)],
+}
+POOLS = {
+    "local": {"num_workers": 0},
+    "shared-1": {"num_workers": 1},
+    "shared-2": {"num_workers": 2},
+    "shared-3": {"num_workers": 3},
+    "pipe-1": {"num_workers": 1, "shared_memory": False},
+    "pipe-2": {"num_workers": 2, "shared_memory": False},
+    "pipe-3": {"num_workers": 3, "shared_memory": False},
+}
+TALKERS = KINDS["talker"]
+
+
+def check_equal(kind, pool, steps):
+    """All modes, one after the other: `autoreset_mode` is what `step` looks at."""
+    if kind == "cheetah":
+        pytest.importorskip("mujoco")
+    expected, found = SyncVectorEnv(KINDS[kind]), VectorEnv(KINDS[kind], **POOLS[pool])
+    try:
+        for mode in AutoresetMode:
+            expected.autoreset_mode = found.autoreset_mode = mode
+            assert_same(expected.reset(seed=7), found.reset(seed=7))
+            expected.action_space.seed(3)
+            for _ in range(steps):
+                actions = expected.action_space.sample()
+                returned = expected.step(actions)
+                assert_same(returned, found.step(actions))
+                ended = returned[2] | returned[3]
+                if mode is AutoresetMode.DISABLED and ended.any():
+                    resets = [env.reset(options={"reset_mask": ended}) for env in (expected, found)]
+                    assert_same(*resets)
+            # Without a seed all generators go on.
+            assert_same(expected.reset(), found.reset())
+            assert_same(expected.np_random_seed, found.np_random_seed)
+            draws = [[generator.random() for generator in env.np_random] for env in (expected, found)]
+            assert draws[0] == draws[1]
+    finally:
+        expected.close()
+        found.close()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_it_equals_sync_vector_env_on_any_pool(pool):
+    check_equal("talker", pool, 100)
+
+
+@pytest.mark.parametrize("kind", ["statistics", "composite", "cartpole", "cheetah"])
+@pytest.mark.parametrize("pool", ["local", "pipe-2", "shared-2"])
+def test_it_equals_sync_vector_env_for_any_env(kind, pool):
+    check_equal(kind, pool, 100)
+
+
+@pytest.fixture
+def env():
+    with_env = VectorEnv(TALKERS, num_workers=2)
+    yield with_env
+    with_env.close()
+
+
+@pytest.fixture
+def local():
+    """Without processes, where those do not matter."""
+    with_env = VectorEnv(TALKERS, num_workers=0)
+    yield with_env
+    with_env.close()
+
+
+def test_attributes_are_those_of_sync_vector_env(local):
+    sync = SyncVectorEnv(TALKERS)
+    for name in ("num_envs", "observation_space", "action_space", "single_observation_space"):
+        assert getattr(local, name) == getattr(sync, name), name
+    assert local.single_action_space == sync.single_action_space
+    assert local.metadata == sync.metadata
+    assert "autoreset_mode" not in Talker.metadata
+    assert local.autoreset_mode is AutoresetMode.NEXT_STEP
+    assert (local.spec, local.render_mode, local.closed) == (None, None, False)
+    assert local.unwrapped is local
+    assert gym.vector.VectorEnv in VectorEnv.__bases__  # skrl looks at the direct bases
+
+
+def test_a_partial_reset_leaves_the_other_envs_and_the_options_as_they_are(env):
+    obs, _ = env.reset(seed=1)
+    mask = np.array([False, True, False, False, True])
+    options = {"reset_mask": mask, "level": 3}
+    partial, infos = env.reset(options=options)
+    assert options.keys() == {"reset_mask", "level"}
+    np.testing.assert_array_equal(partial[~mask], obs[~mask])
+    assert (partial[mask] != obs[mask]).all()
+    np.testing.assert_array_equal(infos["_start"], mask)
+    env.reset(options={"reset_mask": mask})
+    env.reset(seed=[None, 3, None, None, 4], options={"reset_mask": mask})
+    seen = env.get_attr("seen_options")
+    assert seen[0] == [None]
+    assert seen[1] == [None, {"level": 3}, {}, {}]
+    assert env.np_random_seed[1] == 3
+    assert env.np_random_seed[0] == 1
+
+
+def test_a_partial_reset_after_a_reset_in_the_same_step_shows_what_was_shown():
+    env = VectorEnv(TALKERS, num_workers=2, shared_memory=False, autoreset_mode="SameStep")
+    obs, _ = env.reset(seed=1)
+    while True:
+        obs, _, terminated, truncated, _ = env.step([0] * N)
+        if (ended := np.flatnonzero(terminated | truncated)).size:
+            break
+    other = (ended[0] + 1) % N
+    again, _ = env.reset(options={"reset_mask": np.arange(N) == other})
+    np.testing.assert_array_equal(again[np.arange(N) != other], obs[np.arange(N) != other])
+    env.close()
+
+
+def test_wrappers_see_a_partial_reset_as_one(local):
+    """A wrapper that finds no mask in the options would forget the sums of all envs."""
+    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(local)
+    wrapped.reset(seed=1)
+    wrapped.step([1] * N)
+    wrapped.reset(options={"reset_mask": np.arange(N) == 2})
+    assert wrapped.episode_lengths.tolist() == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"seed": [1, 2]}, ValueError, "one seed per env is needed: num_envs=5, got 2"),
+        ({"seed": -4}, ValueError, "seeds are at least 0"),
+        ({"options": {"reset_mask": [True] * N}}, TypeError, "must be a numpy array, got <class 'list'>"),
+        ({"options": {"reset_mask": np.ones(N)}}, TypeError, "must have `dtype=np.bool_`, got float64"),
+        ({"options": {"reset_mask": np.ones(2, bool)}}, ValueError, r"must have shape `\(5,\)`, got \(2,\)"),
+        ({"options": {"reset_mask": np.zeros(N, bool)}}, ValueError, "at least one True value"),
+    ],
+)
+def test_wrong_seeds_and_masks_are_refused(local, arguments, error, message):
+    with pytest.raises(error, match=message):
+        local.reset(**arguments)
+    local.reset(seed=0)
+
+
+def test_actions_may_be_lists_and_other_integers(local):
+    first = [local.reset(seed=1), local.step(np.array([0, 1, 2, 3, 0]))]
+    assert_same(first, [local.reset(seed=1), local.step([0, 1, 2, 3, 0])])
+    assert_same(first, [local.reset(seed=1), local.step(np.array([0, 1, 2, 3, 0], np.uint8))])
+
+
+@pytest.mark.parametrize(
+    ("actions", "error", "message"),
+    [
+        ([0, 1], ValueError, "one action per env is needed: 5, got 2"),
+        ([0] * 6, ValueError, "one action per env is needed: 5, got 6"),
+        (1, TypeError, "one action per env is needed, got 1"),
+        ([0.5] * N, ValueError, "actions of dtype float64 do not fit the space, which has int64"),
+        ([[0, 1]] * N, ValueError, r"actions of shape \(5, 2\), expected \(5,\)"),
+    ],
+)
+def test_wrong_actions_are_refused_and_nothing_is_sent(local, actions, error, message):
+    local.reset(seed=1)
+    with pytest.raises(error, match=message):
+        local.step(actions)
+    local.step([0] * N)
+
+
+def test_without_autoreset_an_ended_env_cannot_step():
+    env = VectorEnv([functools.partial(Talker, 1)] * 2, num_workers=0, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    env.step([0, 0])
+    with pytest.raises(RuntimeError, match=r"envs \[0, 1\] have ended: reset them with a reset_mask first"):
+        env.step([0, 0])
+    env.reset(options={"reset_mask": np.array([True, True])})
+    env.step([0, 0])
+    env.close()
+
+
+def test_results_belong_to_the_caller(local):
+    obs, _ = local.reset(seed=1)
+    kept = local.step([0] * N)
+    copies = [np.array(array) for array in kept[:4]]
+    obs += 1
+    local.step([1] * N)
+    for array, copied in zip(kept[:4], copies, strict=True):
+        np.testing.assert_array_equal(array, copied)
+        array[...] = 0
+    local.reset()
+
+
+def test_calls_and_attributes(env):
+    assert env.call("add", 10, two=5) == (18, 19, 20, 21, 22)
+    assert env.call("length") == env.get_attr("length") == (3, 4, 5, 6, 7)
+    env.set_attr("length", [1, 2, 3, 4, 5])
+    assert env.get_attr("length") == (1, 2, 3, 4, 5)
+    env.set_attr("length", 9)
+    assert env.get_attr("length") == (9,) * N
+    with pytest.raises(ValueError, match="one value per env is needed: 5, got 2"):
+        env.set_attr("length", [1, 2])
+    frames = env.render()
+    assert len(frames) == N
+    assert frames[0].tolist() == np.full((2, 2, 3), 9).tolist()
+    with pytest.raises(ValueError, match="reset is not called in each env by itself"):
+        env.call("reset")
+
+
+def test_what_an_env_raises_in_a_call_comes_back_and_the_workers_live_on(env):
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        env.get_attr("no_such_thing")
+    with pytest.raises(ValueError, match=r"^it was asked to$") as raised:
+        env.call("fail")
+    assert "in fail" in str(raised.value.__cause__)  # the traceback of the worker
+    with pytest.raises(EnvCallError, match=r"^CustomError: it was asked to$"):
+        env.call("fail", CustomError)
+    with pytest.raises(NotData, match=r"adapter_envs.Custom, which is not plain data: any_objects=True"):
+        env.call("make_object")
+    with pytest.raises((TypeError, AttributeError, EnvCallError)):
+        env.get_attr("_unpicklable.nothing")
+    env.reset(seed=0)
+
+
+def test_any_objects_come_back_if_they_are_asked_for():
+    env = VectorEnv(TALKERS, num_workers=1, any_objects=True)
+    assert [type(value) for value in env.call("make_object")] == [Custom] * N
+    env.close()
+
+
+def test_without_infos_there_are_none():
+    env = VectorEnv(TALKERS, num_workers=0, infos=False)
+    assert env.reset(seed=0)[1] == {}
+    assert env.step([0] * N)[4] == {}
+    env.close()
+
+
+def test_the_asynchronous_verbs(env):
+    env.reset_async(seed=3)
+    with pytest.raises(AlreadyPendingCallError, match="step_async while reset_async is pending"):
+        env.step_async([0] * N)
+    with pytest.raises(NoAsyncCallError, match="call_wait without call_async"):
+        env.call_wait()
+    first = env.reset_wait(timeout=60)
+    assert_same(first, env.reset(seed=3))
+    env.step_async([0] * N)
+    with pytest.raises(AlreadyPendingCallError):
+        env.reset()
+    env.step_wait()
+    with pytest.raises(NoAsyncCallError, match="step_wait without step_async"):
+        env.step_wait()
+    env.call_async("length")
+    assert env.call_wait(timeout=60) == (3, 4, 5, 6, 7)
+
+
+class Waits(Talker):
+    """Sleeps in `step` until a byte lies in a pipe that a test writes."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def step(self, action):
+        with open(self.path, "rb") as pipe:  # waits for a writer
+            pipe.read(1)
+        return super().step(action)
+
+
+def test_a_wait_that_timed_out_can_be_repeated(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    env = VectorEnv([functools.partial(Waits, str(path))], num_workers=1)
+    env.reset(seed=0)
+    env.step_async([0])
+    with pytest.raises(multiprocessing.TimeoutError, match=r"step_wait has timed out after 0.01 s"):
+        env.step_wait(timeout=0.01)
+    path.write_bytes(b"x")
+    assert env.step_wait(timeout=60)[0].shape == (1, 3)
+    env.close()
+
+
+def test_close_ends_a_step_that_hangs(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    env = VectorEnv([functools.partial(Waits, str(path))] * 2, num_workers=2)
+    env.reset(seed=0)
+    env.step_async([0, 0])
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match="close while step_wait is still to be called"):
+        env.close()
+    assert time.monotonic() - start < 10
+    env.close()
+    assert env.closed
+    for method in (env.reset, env.render, functools.partial(env.step, [0, 0]), env.step_wait):
+        with pytest.raises(ClosedEnvironmentError):
+            method()
+
+
+def test_an_env_that_breaks_is_named_and_ends_all_workers():
+    env = VectorEnv([Talker, Talker, Breaks], num_workers=2)
+    env.reset(seed=0)
+    with pytest.raises(WorkerEnvFailed, match=r"env 2, episode 0, step 1: step\(3\) raised RuntimeError: it"):
+        env.step([3, 3, 3])
+    assert env.closed
+
+
+def step_twice(env, pending):
+    """The answer to a pending step may have been there before the worker died."""
+    if pending:
+        env.step_wait()
+    env.step([0] * N)
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_killed_worker_is_an_error_at_once(pending):
+    env = VectorEnv(TALKERS, num_workers=2)
+    env.reset(seed=0)
+    if pending:
+        env.step_async([0] * N)
+    os.kill(env._envs.pool.worker_pids[1], signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(WorkerDied, match=r"worker 1 \(envs 2..4\) died with signal SIGKILL"):
+        step_twice(env, pending)
+    assert time.monotonic() - start < 5
+    assert env.closed
+
+
+def test_a_function_that_cannot_be_sent_is_named(tmp_path):
+    with open(tmp_path / "file", "w") as file, pytest.raises(EnvError, match=r"^env_fns\[1\] cannot be sent"):
+        VectorEnv([Talker, functools.partial(Talker, handle=file)], num_workers=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"env_fns": []}, ValueError, "the list of functions is empty"),
+        ({"env_fns": [3]}, EnvError, "a list of functions is needed .* one is a int"),
+        ({"env_fns": [Talker, Composite]}, WorkerEnvFailed, "env 1: its observation_space is Dict"),
+        ({"worker": print}, ValueError, "worker must be None"),
+        ({"observation_mode": "different"}, ValueError, "invalid `observation_mode`"),
+        ({"max_concurrency": 0}, ValueError, "`max_concurrency` must be a positive"),
+        ({"num_workers": -1}, ValueError, "num_workers must be at least 0, got -1"),
+        ({"autoreset_mode": "Never"}, ValueError, "Never"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        VectorEnv(**{"env_fns": [Talker], "num_workers": 0, **arguments})
+
+
+def test_make_vec_takes_what_gymnasium_takes():
+    arguments = {"num_envs": 3, "wrappers": [gym.wrappers.TimeAwareObservation], "max_episode_steps": 4}
+    env = make_vec("CartPole-v1", num_workers=0, vector_kwargs={"autoreset_mode": "SameStep"}, **arguments)
+    sync = gym.make_vec(
+        "CartPole-v1", vectorization_mode="sync", vector_kwargs={"autoreset_mode": "SameStep"}, **arguments
+    )
+    for _ in range(2):
+        assert_same(sync.reset(seed=4), env.reset(seed=4))
+        for _ in range(9):
+            assert_same(sync.step(np.array([0, 1, 1])), env.step(np.array([0, 1, 1])))
+        assert env.spec.kwargs["num_envs"] == 3
+        env.close()
+        env = make_vec(env.spec, num_workers=0)  # the spec makes it once more
+    env.close()
+    sync.close()
+    with pytest.raises(EnvError, match="did you mean 'CartPole-v1'"):
+        make_vec("CartPol-v1")
+    with pytest.raises(ValueError, match="vectorization_mode is one of"):
+        make_vec("CartPole-v1", vectorization_mode="vector_entry_point")
+
+
+def test_gymnasiums_vector_wrappers_work_on_it():
+    def wrapped(env):
+        env = gym.wrappers.vector.RecordEpisodeStatistics(env)
+        env = gym.wrappers.vector.NormalizeObservation(env)
+        env = gym.wrappers.vector.NormalizeReward(env)
+        return gym.wrappers.vector.ClipReward(env, -1, 1)
+
+    ours = wrapped(make_vec("CartPole-v1", 4, num_workers=0))
+    theirs = wrapped(gym.make_vec("CartPole-v1", 4, "sync"))
+    assert_same(theirs.reset(seed=1), ours.reset(seed=1))
+    for t in range(60):
+        assert_same(theirs.step(np.arange(4) * t % 2), ours.step(np.arange(4) * t % 2))
+    ours.close()
+    theirs.close()
+
+
+def test_legacy_infos_are_dicts_of_ended_envs():
+    fns = [functools.partial(cart_pole, 9)] * 3
+    env = LegacyInfos(VectorEnv(fns, num_workers=0, autoreset_mode="SameStep"))
+    env.reset(seed=1)
+    episodes = 0
+    for _ in range(20):
+        _, _, terminated, truncated, infos = env.step(np.zeros(3, int))
+        assert ("final_info" in infos) == bool((terminated | truncated).any())
+        for info in infos.get("final_info", []):
+            if info and "episode" in info:
+                assert info["episode"]["r"] == info["episode"]["l"]
+                episodes += 1
+        for obs in infos.get("final_observation", []):
+            assert obs is None or obs.shape == (4,)
+    assert episodes >= 5
+    env.close()
+    plain = VectorEnv(fns, num_workers=0)
+    with pytest.raises(ValueError, match="needs an env with autoreset_mode="):
+        LegacyInfos(plain)
+    plain.close()
+
+
+def test_it_works_without_torch():
+    code = (
+        "import sys; from prl import VectorEnv, make_vec\n"
+        "make_vec('CartPole-v1', num_workers=0).close(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
