@@ -55,7 +55,8 @@ class TrainConfig(PPOConfig):
             faster, with results of its own.
         transport: how workers pass rows on: in shared memory, or through their pipes.
         step_timeout: seconds a worker may take for one command before it is killed.
-        start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        start_timeout: seconds a worker may take to start and build its first env, and then each further one;
+            and the process in which an env is tried before.
         close_timeout: seconds all workers together may take to close their envs before they are killed.
         on_worker_failure: of a worker that dies, hangs or fails: recover starts it again and repeats its
             episodes, so that nothing changes; fail ends the run.

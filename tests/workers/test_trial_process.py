@@ -238,12 +238,15 @@ def test_nothing_outlives_a_learner_that_is_killed_in_a_trial(tmp_path):
 
 
 def test_no_process_where_none_is_needed(monkeypatch):
-    """Gymnasium's own envs, and envs that are here already."""
+    """For what cannot be sent to it, for Gymnasium's own envs, and for envs that are here already."""
 
     def refuse(trial, timeout):
         raise AssertionError(trial.name)
 
     monkeypatch.setattr(envs, "describe_in_process", refuse)
+    lock = threading.Lock()
+    with pytest.raises(EnvError, match=r"cannot be sent to a worker process: lock: cannot pickle"):
+        env_factory(lambda: (lock, ProbeEnv())[1])
     taxi = env_factory("Taxi-v4", max_episode_steps=5, wrappers=["gymnasium.wrappers:TimeAwareObservation"])
     assert taxi.has_time_limit
     env_factory(gym.make("CartPole-v1"))
