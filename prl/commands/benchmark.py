@@ -10,6 +10,7 @@ from typing import Any
 from learner.fingerprint import fingerprint
 from learner.settings import ConfigError
 from prl.commands.command import Command
+from prl.commands.suites.adapters import adapters
 from prl.commands.suites.collect import collect
 from prl.commands.suites.comparison import Comparison, compare, format_table
 from prl.commands.suites.scaling import scaling
@@ -29,6 +30,7 @@ COMPARISONS: Mapping[str, Callable[[BenchmarkConfig], Comparison]] = MappingProx
         "train": train,
         "time-to-solve": time_to_solve,
         "scaling": scaling,
+        "adapters": adapters,
     }
 )
 """The suites in which contenders take turns. `update` takes turns batch by batch, in one process."""

@@ -78,7 +78,7 @@ def test_the_result_is_consistent_and_saved(tmp_path, capsys):
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"num_workers": 0}, "num_workers must be at least 1"),
         ({"seconds": 0.0}, "seconds must be a positive number"),
-        ({"suite": "speed"}, "suite must be stepping or collect or .* or scaling, got 'speed'"),
+        ({"suite": "speed"}, "suite must be stepping or collect or .* or adapters, got 'speed'"),
         ({"suite": "train", "total_timesteps": 1000}, "total_timesteps must be at least 4096"),
         ({"suite": "train", "num_envs": 4}, "num_envs has no effect in the suite train"),
         ({"seeds": 4}, "seeds has no effect in the suite stepping"),
@@ -307,3 +307,16 @@ def test_a_peer_trains_and_is_evaluated(library, leaves_nothing):
     assert found == [(32, False), (64, False), (64, True), (96, False), (96, True)]
     with watched(dataclasses.replace(job, in_processes=True, eval_freq=0)) as progress:
         assert update_rate(progress) > 0.0
+
+
+def test_adapters_beside_what_they_replace():
+    names = ["vector-env", "async", "ppo-prl"]
+    small = {"num_envs": 4, "num_workers": 1, "seconds": 0.01, "only": names}
+    config = BenchmarkConfig(CARTPOLE, suite="adapters", **small)
+    result, table = benchmark(config)
+    rates = {name: row["steps_per_second"] for name, row in result["results"].items()}
+    row = result["results"]["vector-env"]
+    assert row["ratio_to_async"] == pytest.approx(rates["vector-env"] / rates["async"])
+    assert row["ratio_to_subproc"] is None
+    assert "prl.VectorEnv" in table
+    assert {*rates, *result["skipped"]} == set(names)

@@ -22,6 +22,7 @@ SETTINGS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         ),
         "time-to-solve": frozenset({"num_workers", "seeds", "only"}),
         "scaling": frozenset({"num_workers", "seconds", "repeats", "only"}),
+        "adapters": frozenset({"num_envs", "num_workers", "seconds", "repeats", "only"}),
     }
 )
 """Besides suite, env_id, env_kwargs and json."""
@@ -38,13 +39,14 @@ class BenchmarkConfig:
             rounds that the policy plays. update: PPO's optimiser step, by hand and by autograd. train: whole
             runs, beside other libraries' PPO with the same hyper-parameters. time-to-solve: seconds until an
             evaluation reaches the threshold of CartPole-v1 or LunarLander-v3. scaling: from 32 to 1024
-            environments, from cheap to expensive ones; start and memory of workers.
+            environments, from cheap to expensive ones; start and memory of workers. adapters: prl.VectorEnv
+            and prl.sb3.VecEnv beside what they replace.
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value; values are read as YAML.
-        num_envs: environments of each pool or vector environment (stepping, collect).
+        num_envs: environments of each pool or vector environment (stepping, collect, adapters).
         num_workers: the most worker processes of a pool, and threads of EnvPool; suites also take 0 and
             fewer. null takes one per usable core (all but update).
-        seconds: measured time per turn (stepping, collect, scaling).
+        seconds: measured time per turn (stepping, collect, scaling, adapters).
         repeats: number of turns of each, at least 3; the median counts (all but time-to-solve).
         total_timesteps: length of each run (train).
         minibatch_size: steps per optimiser step (train).
@@ -66,7 +68,9 @@ class BenchmarkConfig:
     repeats: int = 3
     json: Path | None = None
     only: Sequence[str] = ()
-    suite: Literal["stepping", "collect", "update", "train", "time-to-solve", "scaling"] = "stepping"
+    suite: Literal["stepping", "collect", "update", "train", "time-to-solve", "scaling", "adapters"] = (
+        "stepping"
+    )
     total_timesteps: int = 30_000
     minibatch_size: int = 64
     cleanrl: Path | None = None
