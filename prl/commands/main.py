@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from learner.settings import ConfigError
 from prl.commands.command import Command
 from prl.config.command_line import parse
 from prl.run.files import WriteError
-from prl.run.signals import Stopped, exit_at_once
+from prl.run.signals import Interrupted, Stopped, exit_at_once
 from prl.run.weights import WeightsError
 from workers.errors import EnvError, LimitError, WorkerError
 
@@ -84,6 +85,10 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
         log(name, error, getattr(error, "traceback", ""))
         return _FAILED
     except Stopped as stop:
+        log(name, stop)
+        return stop.exit_code
+    except KeyboardInterrupt:  # raised by an env, or where no signals are handled
+        stop = Interrupted(signal.SIGINT)
         log(name, stop)
         return stop.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`

@@ -20,6 +20,7 @@ SMALL = ("--num-envs", "4", "--num-workers", "0", "--total-timesteps", "300", "-
 SUMMARY = {
     *("status", "env_id", "seed", "timesteps", "iterations", "episodes", "mean_return", "steps_per_second"),
     *("wall_seconds", "num_workers", "num_envs", "torch_threads", "lost_episodes", "weights_sha256"),
+    *("worker_restarts", "checkpoint", "failed_checkpoints"),
     *("eval_mean_return", "best_mean_return", "best_timesteps"),
 }
 
