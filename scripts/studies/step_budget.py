@@ -200,8 +200,9 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
         for index, (panel, title) in enumerate(titles.items()):
             axes = figure.add_subplot(rows, columns, index + 1)
             bars = [case for case in found["cases"] if case["panel"] == panel]
-            draw_panel(axes, bars, found["limits"].get(panel), in_shares=panel in GROWTH)
-            axes.set_title(title, fontsize=10)
+            least = found["limits"].get(panel)
+            draw_panel(axes, bars, least, in_shares=panel in GROWTH)
+            axes.set_title(title if least is None else f"{title} (limit: {least:.1f} us)", fontsize=10)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         written.append(folder / f"{name}.png")
@@ -230,17 +231,7 @@ def draw_panel(axes: Any, bars: Sequence[Mapping[str, Any]], limit: float | None
         text = f"{total:.0f}" if total >= 100 else f"{total:.1f}"
         axes.annotate(f"{text} us", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     if limit is not None:
-        axes.axhline(limit, color="black", linewidth=1.0, linestyle="--")
-        axes.annotate(
-            f"the limit, {limit:.1f} us",
-            (len(bars) - 0.6, limit),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color="white",
-            fontweight="bold",
-        )
+        axes.axhline(limit, color="black", linewidth=1.0, linestyle="--", label="the limit")
     axes.set_xticks(places, [case["label"] for case in bars], fontsize=9)
     axes.set_ylabel("% of the time" if in_shares else "us per env step")
     axes.margins(y=0.1)
