@@ -144,7 +144,7 @@ def _trial(run: Path, flags: Sequence[str], after: tuple[float | None, float], e
     process.wait()
     orphans = _orphans()
     found = Checkpoints(run / "checkpoints", 1).newest_first()
-    loads = all([_loads(checkpoint) for checkpoint in found])
+    loads = all(_loads(checkpoint) for checkpoint in found)
     same = None
     if expected is not None and found:
         same = _finished(run, ["--resume", str(run)]) == expected
