@@ -11,6 +11,7 @@ import pytest
 from prl.config.train_config import ConfigError, TrainConfig, to_yaml
 from prl.run import crash_file
 from prl.run.crash_file import MAX_FILES, CrashFolder, read_crash
+from workers.recovering_pool import LostEpisode
 
 CONFIG = TrainConfig(env_id="CartPole-v1", env_kwargs={"sutton_barto_reward": True}, max_episode_steps=7)
 ROWS = np.array([1, 0, 1], np.int64)
@@ -166,3 +167,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         file.truncate(1 << 28)  # a hole, without blocks on the disk
     with pytest.raises(ConfigError, match="it is too large"):
         read_crash(tmp_path / "large.json")
+
+
+def test_a_lost_episode_is_kept_and_told_of(tmp_path):
+    lost = LostEpisode(env=3, seed=7, actions=ROWS, reason="env 3: boom", traceback="why")
+    folder = CrashFolder(tmp_path, CONFIG)
+    with pytest.warns(UserWarning, match=r"an episode of env 3 is lost: env 3: boom; prl replay .*crash-01"):
+        folder.keep_lost(lost)
+    crash = read_crash(tmp_path / "crash-01.json")
+    assert (crash.env, crash.seed, crash.error, crash.traceback) == (3, 7, "env 3: boom", "why")
+    np.testing.assert_array_equal(crash.actions, ROWS)

@@ -13,6 +13,7 @@ import pytest
 
 from prl.commands.main import dispatch
 from prl.config.train_config import TrainConfig
+from prl.run import crash_replay
 from prl.run.build import build_factory
 from prl.run.crash_file import CrashFolder, read_crash
 from prl.run.crash_replay import Replay
@@ -147,11 +148,18 @@ def test_nested_actions_are_taken_apart(tmp_path, capsys):
     assert "raised ValueError: cannot 4" in capsys.readouterr().err
 
 
-def test_a_step_that_hangs_is_interrupted_and_says_where(tmp_path, capsys):
-    before = signal.getsignal(signal.SIGALRM)
-    assert replay(crash_file(tmp_path, "hang"), "--step-timeout", "0.2") == 1
+def test_a_step_that_hangs_is_interrupted_and_says_where(tmp_path, monkeypatch, capsys):
+    before, setitimer, timers = signal.getsignal(signal.SIGALRM), signal.setitimer, []
+
+    def only_the_fifth(which, seconds):  # after the constructor, the reset and two steps, however slow
+        timers.extend([seconds] if seconds else [])
+        setitimer(which, 0.1 if seconds and len(timers) == 5 else 0.0)
+
+    monkeypatch.setattr(crash_replay.signal, "setitimer", only_the_fifth)
+    assert replay(crash_file(tmp_path, "hang")) == 1
+    assert timers == [60.0] * 5
     err = capsys.readouterr().err
-    assert "step 3: step(3) raised TimeoutError: it took longer than 0.2 s" in err
+    assert "step 3: step(3) raised TimeoutError: it took longer than 60 s" in err
     assert "threading.Event().wait()" in err
     assert signal.getsignal(signal.SIGALRM) == before
 
