@@ -88,9 +88,9 @@ def run(name: str, argv: Sequence[str], prog: str) -> int:
         log(name, stop)
         return stop.exit_code
     except KeyboardInterrupt:  # raised by an env, or where no signals are handled
-        stop = Interrupted(signal.SIGINT)
-        log(name, stop)
-        return stop.exit_code
+        interrupted = Interrupted(signal.SIGINT)
+        log(name, interrupted)
+        return interrupted.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         sys.stderr.close()
         return _FAILED
