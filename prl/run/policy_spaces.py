@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -17,9 +17,11 @@ from learner.settings import ConfigError
 from learner.spaces import leaves, num_choices
 from prl.config.train_config import TrainConfig
 from prl.run.policies import make_policy
-from workers.envs import EnvFactory
 from workers.errors import EnvError
 from workers.space_codec import Tree, decode, encode
+
+if TYPE_CHECKING:  # what builds envs takes longer to import than all else here, and `prl.load` builds none
+    from workers.envs import EnvFactory
 
 SPACES_FILE = "spaces.json"
 

@@ -203,7 +203,7 @@ def test_it_needs_neither_the_env_nor_its_package(nested):
         f"policy = prl.load({str(nested)!r})\n"
         "obs = {'place': np.zeros(2), 'inner': (1, 0), 'action_mask': np.ones(6)}\n"
         "print(sorted(policy.predict(obs)), 'load/Nested-v0' in __import__('gymnasium').registry)\n"
-        "print([m for m in ('prl.run.build', 'prl.pools', 'workers.process_pool') if m in sys.modules])\n"
+        "print([m for m in ('prl.run.build', 'prl.pools', 'workers.envs') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.splitlines() == ["['bits', 'kind'] False", "[]"], done.stderr
