@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -214,7 +215,8 @@ def test_a_constructor_that_raises_shows_its_traceback(tmp_path, capsys):
 )
 def test_a_failing_env_is_named_with_its_traceback(where, message, num_workers, tmp_path, capsys):
     flags = ("--env-kwargs", f"where={where}", "--num-workers", num_workers, "--num-envs", "1")
-    assert train_small(tmp_path / "run", *flags, env_id="test/Broken-v0") == 1
+    failing = ("--on-worker-failure", "fail")
+    assert train_small(tmp_path / "run", *flags, *failing, env_id="test/Broken-v0") == 1
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("train: worker 0 (envs 0) failed: env 0, episode 0, ")
     assert message in err[0].replace("step(1)", "step(0)")
@@ -258,10 +260,13 @@ TALKING = """
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request):
     """A run in another process that would take for ever, after its first update; and its workers' pids."""
     (tmp_path / "talking.py").write_text(textwrap.dedent(TALKING))
-    flags = ("--num-envs", "8", "--num-workers", "2", "--total-timesteps", "100000000")
+    flags = (
+        *("--num-envs", "8", "--num-workers", "2", "--total-timesteps", "100000000"),
+        *("--on-worker-failure", getattr(request, "param", "recover")),
+    )
     process = subprocess.Popen(
         [sys.executable, "talking.py", "--env-id", "CartPole-v1", *flags, "--run-folder", "run"],
         cwd=tmp_path,
@@ -284,13 +289,15 @@ def test_nothing_outlives_a_killed_learner(run):
     assert not workers.alive_after(2.0)
 
 
-def test_a_killed_worker_ends_the_run_with_a_typed_error(run, tmp_path):
+@pytest.mark.parametrize("run", ["fail"], indirect=True)
+def test_a_killed_worker_ends_the_run_with_a_typed_error_if_that_is_wanted(run, tmp_path):
     process, pids, workers = run
     os.kill(pids[1], signal.SIGKILL)
     _, err = process.communicate(timeout=4)  # 2 s, and the time a Python process takes to end
     assert process.returncode == 1
-    assert err.startswith("train: worker 1 (envs 4..7) died with signal SIGKILL during ")
-    assert len(err.splitlines()) == 1
+    checkpoint, error = err.splitlines()
+    assert checkpoint.startswith("train: checkpoint at ")
+    assert error.startswith("train: worker 1 (envs 4..7) died with signal SIGKILL during ")
     assert not workers.alive_after(2.0)
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "failed"
 
@@ -301,7 +308,9 @@ def test_a_signal_ends_the_run_in_good_order(run, tmp_path, signum, code):
     process.send_signal(signum)
     _, err = process.communicate(timeout=10)
     assert process.returncode == code
-    assert err == f"train: stopped by {signum.name}\n"
+    checkpoint, stopped = err.splitlines()
+    assert re.fullmatch(r"train: checkpoint at [\d,]+ steps; --resume \S+/run goes on from there", checkpoint)
+    assert stopped == f"train: stopped by {signum.name}"
     assert not workers.alive_after(2.0)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "stopped"
