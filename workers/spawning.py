@@ -30,7 +30,7 @@ def start(process: SpawnProcess) -> None:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let handlers of SIGINT, SIGTERM and SIGHUP run at the end of the block.
+    """Let handlers of SIGINT, SIGTERM and SIGHUP run at the end of the block, or when a second one arrives.
 
     An exception of a handler in the middle of a start would leave a process that nobody knows, or one that
     complains of a pipe that ends too early. To block signals does not help: other threads may get them, and
@@ -41,10 +41,17 @@ def signals_wait() -> Iterator[None]:
         return
     arrived: list[int] = []
 
+    handlers = {signum: handler for signum in _STOPPING if callable(handler := signal.getsignal(signum))}
+
     def note(signum: int, frame: FrameType | None) -> None:
         arrived.append(signum)
+        if len(arrived) > 1:  # somebody is in a hurry
+            first, *_ = arrived
+            arrived.clear()
+            with contextlib.suppress(BaseException):
+                handlers[first](first, frame)
+            handlers[signum](signum, frame)
 
-    handlers = {signum: handler for signum in _STOPPING if callable(handler := signal.getsignal(signum))}
     for signum in handlers:
         signal.signal(signum, note)
     try:
