@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mutation import Mutation
+from mutations_checkpoints import CHECKPOINTS
 from mutations_learner import LEARNER
 from mutations_players import PLAYERS
 from mutations_runs import RUNS
 
 __all__ = ["MUTATIONS", "Mutation"]
 
-MUTATIONS = (*LEARNER, *PLAYERS, *RUNS)
+MUTATIONS = (*LEARNER, *PLAYERS, *RUNS, *CHECKPOINTS)

@@ -286,7 +286,7 @@ LEARNER = (
     Mutation(
         "a state shares its tensors with the trainer",
         "learner/ppo.py",
-        "state = copy.deepcopy(state)",
+        "state = copied(state)",
         "state = dict(state)",
         ("prl/test_trainer.py",),
     ),
