@@ -30,7 +30,7 @@ def start(process: SpawnProcess) -> None:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let handlers of SIGINT, SIGTERM and SIGHUP run at the end of the block, or when a second one arrives.
+    """Raise what handlers of SIGINT, SIGTERM and SIGHUP raise at the end of the block; a second one at once.
 
     An exception of a handler in the middle of a start would leave a process that nobody knows, or one that
     complains of a pipe that ends too early. To block signals does not help: other threads may get them, and
@@ -39,28 +39,27 @@ def signals_wait() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers never run here
         return
-    arrived: list[int] = []
+    raised: list[BaseException] = []
+    found = {int(signum): signal.getsignal(signum) for signum in _STOPPING}
+    handlers = {signum: handler for signum, handler in found.items() if callable(handler)}
 
-    handlers = {signum: handler for signum in _STOPPING if callable(handler := signal.getsignal(signum))}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        arrived.append(signum)
-        if len(arrived) > 1:  # somebody is in a hurry
-            first, *_ = arrived
-            arrived.clear()
-            with contextlib.suppress(BaseException):
-                handlers[first](first, frame)
+    def hold(signum: int, frame: FrameType | None) -> None:
+        try:
             handlers[signum](signum, frame)
+        except BaseException as error:
+            if raised:
+                raise
+            raised.append(error)
 
     for signum in handlers:
-        signal.signal(signum, note)
+        signal.signal(signum, hold)
     try:
         yield
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-        if arrived:
-            signal.raise_signal(arrived[0])
+        if raised:
+            raise raised[0]
 
 
 @contextlib.contextmanager

@@ -202,14 +202,17 @@ def _shut_down(handles: list[WorkerHandle], reaper: Reaper, output: Output, time
     Returns:
         Words on those that were killed though nothing else was asked of them.
     """
-    deadline = time.monotonic() + timeout
-    for handle in handles:
-        handle.ask_to_close()
-    killed = [
-        str(handle.not_closed(timeout)) for handle in handles if not (handle.join(deadline) or handle.is_busy)
-    ]
-    kill_marked([handle.mark for handle in handles])
-    handles.clear()
-    reaper.close()
-    output.close()
+    with signals_wait():  # what is not ended here, multiprocessing would wait for
+        deadline = time.monotonic() + timeout
+        for handle in handles:
+            handle.ask_to_close()
+        killed = [
+            str(handle.not_closed(timeout))
+            for handle in handles
+            if not (handle.join(deadline) or handle.is_busy)
+        ]
+        kill_marked([handle.mark for handle in handles])
+        handles.clear()
+        reaper.close()
+        output.close()
     return killed

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -94,3 +96,17 @@ def test_other_threads_have_nothing_to_wait_for():
     thread.start()
     thread.join()
     assert done == [signal.getsignal(signal.SIGINT)]
+
+
+def test_a_handler_that_ends_the_process_is_called_at_once():
+    """As the second signal of a run does."""
+    code = (
+        "import os, signal\n"
+        "from workers.spawning import signals_wait\n"
+        "signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(7))\n"
+        "with signals_wait():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still there', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (7, b"")
