@@ -5,7 +5,8 @@
 
 `measure` trains every case for a moment, in turns, and writes the medians of what the reports say of their
 time (`time/*_share`) to `docs/benchmark/step-budget.json`; `draw` makes `docs/step_budget.png` (envs and who
-acts) and `docs/step_budget_growth.png` (envs, workers, cost of an env, networks) from that file.
+acts) and `docs/step_budget_growth.png` (envs, groups, rounds, workers, cost of
+an env, networks) from that file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _BASE: Mapping[str, Any] = {
     "device": "cpu",
     "total_timesteps": 1 << 40,  # endless: what overlaps does so until the end of its run is near
 }
-_DPI = 120
+_COLUMNS, _DPI = 3, 120  # of the pictures
 _SKIPPED = 2  # iterations, in which processes start and caches fill
 
 
@@ -93,6 +94,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 ENVS = ("CartPole-v1", "LunarLander-v3", "HalfCheetah-v5")
 GROWTH = {
     "envs": "number of envs (groups of at most 16)",
+    "groups": "envs per group (256 envs)",
+    "rounds": "steps per round (16 envs)",
     "workers": "number of workers (LunarLander-v3)",
     "cost": "milliseconds of an env's step",
     "network": "width of the two hidden layers",
@@ -107,6 +110,10 @@ def all_cases() -> Iterator[Case]:
     for count in (8, 16, 32, 64, 128, 256):
         settings = acting(2, num_envs=count, num_groups=max(2, count // 16))
         yield Case("envs", str(count), settings=settings)
+    for size in (8, 16, 32, 64, 128):
+        yield Case("groups", str(size), settings=acting(2, num_envs=256, num_groups=256 // size))
+    for steps in (32, 64, 128, 256, 512):
+        yield Case("rounds", str(steps), settings=acting(2, num_envs=16, num_steps=steps))
     for count in (0, 1, 2):
         yield Case("workers", str(count), "LunarLander-v3", settings=acting(count))
     for milliseconds in (0.0, 0.01, 0.1, 1.0):
@@ -194,11 +201,10 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
     written = []
     for name, titles in (("step_budget", {env: env for env in ENVS}), ("step_budget_growth", GROWTH)):
-        columns = 3 if len(titles) == 3 else 2
-        rows = -(-len(titles) // columns)
-        figure = Figure(figsize=(10.0, 4.2 * rows), layout="constrained")
+        rows = -(-len(titles) // _COLUMNS)
+        figure = Figure(figsize=(10.0, 4.0 * rows), layout="constrained")
         for index, (panel, title) in enumerate(titles.items()):
-            axes = figure.add_subplot(rows, columns, index + 1)
+            axes = figure.add_subplot(rows, _COLUMNS, index + 1)
             bars = [case for case in found["cases"] if case["panel"] == panel]
             least = found["limits"].get(panel)
             draw_panel(axes, bars, least, in_shares=panel in GROWTH)
@@ -229,11 +235,11 @@ def draw_panel(axes: Any, bars: Sequence[Mapping[str, Any]], limit: float | None
         below = [low + height for low, height in zip(below, heights, strict=True)]
     for place, top, total in zip(places, below, totals, strict=True):
         text = f"{total:.0f}" if total >= 100 else f"{total:.1f}"
-        axes.annotate(f"{text} us", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        axes.annotate(text, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     if limit is not None:
         axes.axhline(limit, color="black", linewidth=1.0, linestyle="--", label="the limit")
     axes.set_xticks(places, [case["label"] for case in bars], fontsize=9)
-    axes.set_ylabel("% of the time" if in_shares else "us per env step")
+    axes.set_ylabel("% of the time (above: us per env step)" if in_shares else "us per env step")
     axes.margins(y=0.1)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
