@@ -23,7 +23,7 @@ from workers.errors import describe_exit
 Tell = Callable[[dict[str, Any]], None]
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMEXPR")  # as for workers
 _LOOK = 0.5  # seconds from one look at whether the process lives to the next
-_STACK_TIME = 1.0  # seconds for a process that hangs to say where
+_STACK_TIME = 5.0  # seconds for a process that hangs to say where
 _MAX_WORDS = 1 << 16  # bytes of what a process has printed last
 _STACK = re.compile(r"^Current thread .*\n((?:  File .*\n?)*)", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)

