@@ -13,7 +13,7 @@ import yaml
 import prl
 from prl.commands.main import dispatch
 from prl.run.model_card import Card
-from prl.run.weights import weights_sha256
+from prl.run.weights import save_weights, weights_sha256
 
 ROOT = Path(__file__).parents[2]
 EPISODES = ("--episodes", "5", "--seed", "7")
@@ -25,6 +25,9 @@ def run(tmp_path_factory):
     flags = ["--env-id", "CartPole-v1", "--num-envs", "4", "--num-workers", "0", "--total-timesteps", "600"]
     flags += ["--batch-size", "200", "--eval-freq", "200", "--eval-episodes", "2", "--normalize-obs"]
     assert dispatch(["train", *flags, "--run-folder", str(folder)], "prl") == 0
+    last = prl.load(folder, best=True).policy
+    last.actor[-1].bias.data += 1.0  # the last policy is not the best one, whatever the evaluations said
+    save_weights(last, folder / "weights")
     return folder
 
 
@@ -59,6 +62,7 @@ def test_it_is_loaded_as_the_best_policy_of_the_run(run, shared):
     assert loaded.predict(obs).tolist() == best.predict(obs).tolist()
     config = json.loads((shared / "config.json").read_text())
     assert config["weights_sha256"] == weights_sha256(best.policy) == weights_sha256(loaded.policy)
+    assert config["weights_sha256"] != weights_sha256(prl.load(run).policy)
     with pytest.raises(prl.ConfigError, match="has no best policy: it holds a single policy"):
         prl.load(shared, best=True)
 
