@@ -251,7 +251,7 @@ def _loaded(trainer: Trainer, checkpoint: Checkpoint, template: dict[str, Any]) 
     if progress["timesteps"] != checkpoint.timesteps:
         raise CheckpointError(f"its state is of {progress['timesteps']} steps, not {checkpoint.timesteps}")
     try:
-        _load(trainer, found)
+        lost = trainer.load_state_dict(found)
         torch.set_rng_state(state["torch_rng"])
         evaluations = EvaluationsSoFar.of_numbers(state["evaluations"])
         seconds = float(state["seconds"])
@@ -259,13 +259,15 @@ def _loaded(trainer: Trainer, checkpoint: Checkpoint, template: dict[str, Any]) 
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(" ".join(str(error).split()) or type(error).__name__) from error
+    if lost:
+        _warn(f"{lost} running episodes cannot be brought back and are lost; others begin in their place")
     best = None if evaluations.best is None else evaluations.best.timesteps
     returns = progress["recent_returns"]
     return Begun(
         timesteps=checkpoint.timesteps,
         updates=progress["iteration"],
         episodes=progress["episodes"],
-        lost_episodes=trainer.state_dict()["progress"]["lost_episodes"],
+        lost_episodes=progress["lost_episodes"] + lost,
         mean_return=float(np.mean(returns)) if returns else math.nan,
         evaluations=evaluations,
         seconds=seconds,
@@ -292,13 +294,3 @@ def _for_steps_by_hand(state: Any, template: dict[str, Any]) -> Any:
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"its optimiser cannot go on here: {error}") from error
     return {**state, "learner": learner}
-
-
-def _load(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Load a trainer's state; if its envs cannot be brought back, their episodes are lost."""
-    lost = trainer.load_state_dict(state)
-    if lost:
-        _warn(
-            f"{lost} running episodes are lost, and others begin in their place: the env is not a function "
-            "of its seed and actions, or they were longer than replay_limit"
-        )

@@ -348,7 +348,9 @@ def test_envs_that_cannot_be_brought_back_lose_their_episodes(tmp_path):
     try:
         with pytest.raises(KeyboardInterrupt):
             train(config, sinks=[Stopping(3)])
-        with pytest.warns(UserWarning, match="6 running episodes are lost, and others begin in their place"):
+        with pytest.warns(
+            UserWarning, match="6 running episodes cannot be brought back and are lost; others"
+        ):
             summary = train(resume=tmp_path / "run")
     finally:
         del gym.registry["test/Unseeded-v0"]
