@@ -52,7 +52,7 @@ class PPOLearner:
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._skips = Skips()
         self._step = make_step(policy, config)
-        self.before_step: Callable[[], None] = lambda: None
+        self.before_step: Callable[[], None] = _nothing
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
@@ -201,3 +201,7 @@ class PPOLearner:
             raise NonFiniteError(
                 "an update made weights that are not finite; a smaller learning rate may help"
             )
+
+
+def _nothing() -> None:
+    """Before a step."""

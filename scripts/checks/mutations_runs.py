@@ -36,8 +36,8 @@ RUNS = (
     Mutation(
         "terminated and truncated are exchanged",
         "workers/pool.py",
-        "IS_TERMINATED = np.array([False, True, False, True])",
-        "IS_TERMINATED = np.array([False, False, True, True])",
+        "IS_TERMINATED = np.array([False, True, False, True, False])",
+        "IS_TERMINATED = np.array([False, False, True, True, False])",
         ("workers/test_pool_contract.py",),
     ),
     Mutation(

@@ -165,7 +165,7 @@ def test_the_last_batch_of_a_run_is_followed_by_none():
         trainer = trainer_of(pool, players, policy, total_timesteps=48)
         iterations = trainer.iterations()
         assert next(iterations).timesteps == 24
-        assert any(players._tasks)  # the second batch is in flight
+        assert any(state.tasks for state in players._workers)  # the second batch is in flight
         assert next(iterations).timesteps == 48
         assert not players.active.mask.any()
         pool.reset(np.arange(4), [1, 2, 3, 4])  # free
@@ -178,4 +178,4 @@ def test_a_pool_can_be_closed_while_the_next_batch_is_played():
     pool, players = in_workers(factory, policy)
     with pool:
         next(trainer_of(pool, players, policy, num_steps=20, batch_size=80).iterations())
-        assert any(players._tasks)
+        assert any(state.tasks for state in players._workers)

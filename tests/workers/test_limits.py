@@ -70,7 +70,7 @@ def test_processes_of_a_container(system, lines, folder):
 
 def test_nothing_is_started_where_there_is_no_room(monkeypatch):
     monkeypatch.setattr(limits.resource, "getrlimit", lambda kind: (40, 40))
-    monkeypatch.setattr("workers.process_pool.WorkerHandle", None)
+    monkeypatch.setattr("workers.worker_set.WorkerHandle", None)
     with pytest.raises(LimitError, match=r"200 workers need 416 file descriptors, but .* of 40 are left"):
         ProcessPool(env_factory(ProbeEnv), 200, 200)
 

@@ -190,7 +190,7 @@ def block_of(env):
         0,
         SlabLayout(Returns.observation_space, Returns.action_space, 1).attach(),
     )
-    block._envs = [env]
+    block._envs[:] = [env]
     return block
 
 
