@@ -46,7 +46,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
             first one is also called in this process, to learn the spaces; that env is closed again.
         start_method: of no effect: workers are spawned.
         num_workers: processes; None is one per usable core, 0 keeps the envs in this process.
-        any_objects, step_timeout, start_timeout, pin_workers: see `prl.VectorEnv`.
+        any_objects, step_timeout, start_timeout, close_timeout, pin_workers: see `prl.VectorEnv`.
         shared_memory: whether observations come by shared memory; otherwise through pipes.
 
     Raises:
@@ -66,6 +66,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         shared_memory: bool = True,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        close_timeout: float = 2.0,
         pin_workers: bool = True,
     ) -> None:
         if _VecEnv is None:
@@ -84,6 +85,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
             transport="shared" if shared_memory else "pipe",
             step_timeout=step_timeout,
             start_timeout=start_timeout,
+            close_timeout=close_timeout,
             pin_workers=pin_workers,
         )
         try:
@@ -149,7 +151,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         return answers.obs, answers.reward, terminated | truncated, infos
 
     def close(self) -> None:
-        """End all workers, in about two seconds at most. Idempotent."""
+        """End all workers, in `close_timeout` seconds at most. Idempotent."""
         self.waiting = False
         self.closed = True
         self._envs.close()
