@@ -16,15 +16,6 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 import numpy as np
 
-try:
-    from stable_baselines3.common.vec_env import VecEnv as _VecEnv
-except ModuleNotFoundError as error:
-    if error.name != "stable_baselines3":
-        raise
-    raise ModuleNotFoundError(
-        "prl.sb3 needs Stable-Baselines3: pip install stable_baselines3", name="stable_baselines3"
-    ) from None
-
 from prl.adapters.closing import Closing
 from prl.adapters.infos import as_list
 from workers.arrays import Array, Flags
@@ -34,11 +25,18 @@ from workers.remote_envs import RemoteEnvs
 from workers.rows import is_composite, parts
 from workers.seeding import NO_SEED
 
+try:
+    from stable_baselines3.common.vec_env import VecEnv as _VecEnv
+except ModuleNotFoundError as error:  # the module can be imported all the same
+    if error.name != "stable_baselines3":
+        raise
+    _VecEnv = None
+
 Indices: TypeAlias = "int | Iterable[int] | None"
 _Step: TypeAlias = "tuple[Any, Array, Flags, list[dict[Any, Any]]]"
 
 
-class VecEnv(_VecEnv):  # type: ignore[misc]  # Stable-Baselines3 may be absent
+class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may be absent
     """N envs in worker processes, several in each.
 
     Gives, bit for bit, what Stable-Baselines3's `DummyVecEnv` gives, rewards as f32[N] included.
@@ -48,10 +46,11 @@ class VecEnv(_VecEnv):  # type: ignore[misc]  # Stable-Baselines3 may be absent
             first one is also called in this process, to learn the spaces; that env is closed again.
         start_method: of no effect: workers are spawned.
         num_workers: processes; None is one per usable core, 0 keeps the envs in this process.
-        any_objects, step_timeout, start_timeout, pin_workers: see `prl.VectorEnv`.
+        any_objects, step_timeout, start_timeout, close_timeout, pin_workers: see `prl.VectorEnv`.
         shared_memory: whether observations come by shared memory; otherwise through pipes.
 
     Raises:
+        ModuleNotFoundError: Stable-Baselines3 is not installed.
         EnvError: an env cannot be used, or not be sent to a worker.
         WorkerError: a worker could not be started, or an env not be built. So do all methods that wait for
             envs, when a worker dies, hangs or reports a failed env; all workers are ended then.
@@ -67,8 +66,11 @@ class VecEnv(_VecEnv):  # type: ignore[misc]  # Stable-Baselines3 may be absent
         shared_memory: bool = True,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        close_timeout: float = 2.0,
         pin_workers: bool = True,
     ) -> None:
+        if _VecEnv is None:
+            raise ModuleNotFoundError("prl.sb3 needs Stable-Baselines3: pip install stable_baselines3")
         if num_workers is not None and num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         factory, _ = env_list_factory(list(env_fns))
@@ -83,6 +85,7 @@ class VecEnv(_VecEnv):  # type: ignore[misc]  # Stable-Baselines3 may be absent
             transport="shared" if shared_memory else "pipe",
             step_timeout=step_timeout,
             start_timeout=start_timeout,
+            close_timeout=close_timeout,
             pin_workers=pin_workers,
         )
         try:
@@ -148,7 +151,7 @@ class VecEnv(_VecEnv):  # type: ignore[misc]  # Stable-Baselines3 may be absent
         return answers.obs, answers.reward, terminated | truncated, infos
 
     def close(self) -> None:
-        """End all workers, in about two seconds at most. Idempotent."""
+        """End all workers, in `close_timeout` seconds at most. Idempotent."""
         self.waiting = False
         self.closed = True
         self._envs.close()

@@ -11,6 +11,7 @@ from workers.arrays import Array
 from workers.env_compare import AnyEnv
 from workers.envs import EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure, describe, shown
+from workers.final_infos import write_final_info
 from workers.global_random import GloballySeededEnv, never_draws_globally, seeded_globally
 from workers.infos import InfoRecorder, InfoTap
 from workers.pool import TERMINATED, TRUNCATED
@@ -183,7 +184,7 @@ class EnvBlock:
         # The hot path: the usual types are recognised at once, only others are looked at closely. Names are
         # local, since after the env's own code a look-up in a module or an object takes as long as a check.
         array_type, scalar_type, dtype, shape = np.ndarray, np.float64, self._dtype, self._shape
-        low, high = -MAX_REWARD, MAX_REWARD
+        low, high, slab = -MAX_REWARD, MAX_REWARD, self._slab
         rewards: list[float] = []
         ended: list[tuple[int, int]] = []
         returned: Sequence[Any]
@@ -195,11 +196,13 @@ class EnvBlock:
                     self._fail_call(rows[len(rewards)], f"step({shown(action)})", error)
                 if type(returned) is not tuple or len(returned) != 5:
                     returned = step_values(returned)
-                obs, reward, terminated, truncated, _ = returned
+                obs, reward, terminated, truncated, info = returned
                 if not (terminated is False and truncated is False) and (
                     flags := _flags_of(terminated, truncated)
                 ):
                     ended.append((len(rewards), flags))
+                    if slab.info_columns:
+                        write_final_info(slab.info_columns, info, slab.final_info[rows[len(rewards)]])
                 if type(obs) is array_type and obs.dtype is dtype and obs.shape == shape:
                     target[...] = obs
                 else:

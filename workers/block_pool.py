@@ -49,6 +49,7 @@ class BlockPool:
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.num_envs = len(slab)
+        self.info_columns = slab.info_columns
         self.last_command = "start"
         self._block = block
         self._slab = slab

@@ -149,6 +149,7 @@ class _Server:
         self._command_arrays = layout.command_arrays(self.slab)
         self._action_bytes = sum(array[0].nbytes for array in self._command_arrays)
         self._answer_arrays = layout.answer_arrays(self.slab)
+        self._end_arrays = layout.end_arrays(self.slab)
         self._restart_arrays = layout.restart_arrays(self.slab)
         factory: EnvFactory = cloudpickle.loads(hosted.factory)
         self.block = EnvBlock(factory, start, self.slab, on_built=on_built)
@@ -171,9 +172,11 @@ class _Server:
             unpack_rows(self._command_arrays, rows, rest)
         self.block.step(listed, seeds if kind is Kind.STEP_AUTORESET else None)
         answer = pack_rows(self._answer_arrays, rows)
-        if self._restart_arrays and kind is Kind.STEP_AUTORESET:
-            ended = rows[self.slab.flags[rows] != 0]
-            answer += pack_rows(self._restart_arrays, ended)
+        of_ends = self._end_arrays
+        if kind is Kind.STEP_AUTORESET:
+            of_ends = (*of_ends, *self._restart_arrays)
+        if of_ends:
+            answer += pack_rows(of_ends, rows[self.slab.flags[rows] != 0])
         return answer
 
     def _repeat(self, payload: bytes) -> bytes:

@@ -6,6 +6,7 @@ import numpy as np
 
 from workers.arrays import Array, Floats, Ids
 from workers.errors import ProtocolError
+from workers.final_infos import UNSAID
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
 from workers.pool import LOST
 from workers.slab import SlabLayout
@@ -28,6 +29,7 @@ class RowExchange:
         self.slab = layout.attach()
         self._command_arrays = layout.command_arrays(self.slab)
         self._answer_arrays = layout.answer_arrays(self.slab)
+        self._end_arrays = layout.end_arrays(self.slab)
         self._restart_arrays = layout.restart_arrays(self.slab)
         self._answer_bytes = sum(array[0].nbytes for array in self._answer_arrays)
 
@@ -46,13 +48,14 @@ class RowExchange:
         Raises:
             ProtocolError: the payload has another length.
         """
-        if not (restarts and self._restart_arrays):
+        of_ends = (*self._end_arrays, *self._restart_arrays) if restarts else self._end_arrays
+        if not of_ends:
             unpack_rows(self._answer_arrays, env_ids, payload)
             return
         size = len(env_ids) * self._answer_bytes
         unpack_rows(self._answer_arrays, env_ids, payload[:size])
         ended = env_ids[self.slab.flags[env_ids] != 0]
-        unpack_rows(self._restart_arrays, ended, payload[size:])
+        unpack_rows(of_ends, ended, payload[size:])
 
     def unpack_replay(self, env: int, payload: bytes) -> Floats:
         """Write the answer to a REPLAY frame into the env's row; the rewards f32[T] of its steps.
@@ -63,7 +66,7 @@ class RowExchange:
         size = len(payload) - self._answer_bytes
         if size < 0 or size % 4:
             raise ProtocolError(f"payload of {len(payload)} bytes is no replay")
-        self.unpack(np.array([env]), payload[size:], restarts=False)
+        unpack_rows(self._answer_arrays, np.array([env]), payload[size:])
         return np.frombuffer(payload, np.float32, size // 4)
 
 
@@ -139,6 +142,7 @@ class EnvAlone:
         slab.obs[self._env] = last_obs
         slab.reward[self._env] = 0.0
         slab.flags[self._env] = LOST
+        slab.final_info[self._env] = UNSAID
 
     def _ask(self, kind: Kind, arguments: bytes, restarts: bool) -> None:
         payload = self._handle.ask(kind, self._row + arguments, self._timeout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +90,7 @@ def env_list_factory(env_fns: Sequence[Callable[[], AnyEnv]]) -> tuple[EnvListFa
             close_quietly(trial)
     for space in spaces:
         Field.of(space)  # raises, if no row can hold an element
-    observation_space, action_space = copy.deepcopy(spaces)
+    observation_space, action_space = spaces
     factory = EnvListFactory(
         "env_fns[0]",
         b"",

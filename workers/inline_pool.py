@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from workers.arrays import Array, Ids
 from workers.block import EnvBlock
 from workers.block_pool import BlockPool
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
+from workers.final_infos import InfoColumn
 from workers.global_random import GlobalGenerators
 from workers.pool import Seeds, StepBatch
 from workers.slab import SlabLayout
@@ -22,6 +25,7 @@ class InlinePool:
     Args:
         factory: builds each env.
         num_envs: N.
+        info_columns: what is kept of the last infos of episodes.
 
     Raises:
         WorkerEnvFailed: an env cannot be built.
@@ -29,12 +33,15 @@ class InlinePool:
 
     num_workers = restarts = 0
 
-    def __init__(self, factory: EnvFactory, num_envs: int) -> None:
+    def __init__(self, factory: EnvFactory, num_envs: int, info_columns: Sequence[InfoColumn] = ()) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
         self._generators = GlobalGenerators()
-        slab = SlabLayout(factory.observation_space, factory.action_space, num_envs).attach()
+        self.info_columns = tuple(info_columns)
+        slab = SlabLayout(
+            factory.observation_space, factory.action_space, num_envs, info_columns=info_columns
+        ).attach()
         try:
             with process_kept():
                 block = EnvBlock(factory, 0, slab, before_use=self._generators.put_aside)

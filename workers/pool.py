@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from workers.arrays import Array, Flags, Floats, Ids
+from workers.final_infos import InfoColumn
 from workers.slab import Slab
 
 POOL_CLOSED = "the pool is closed (a custom loop also closes it after an env or worker failure)"
@@ -40,6 +42,8 @@ class StepBatch(NamedTuple):
             (treated as truncated). Always false in pools that do not recover.
         next_obs: [G, *O], what to act on next, if `send` was given `next_seeds`: `obs`, but the first
             observation of the next episode where a row ended. May be `obs` itself. Else None.
+        final_info: f64[E, K], the pool's `info_columns` of the E episodes that have ended, in the order of
+            their rows: NaN is what an info does not say, infinity what is no number. None if K is 0.
     """
 
     env_ids: Ids
@@ -49,6 +53,7 @@ class StepBatch(NamedTuple):
     truncated: Flags
     lost: Flags
     next_obs: Array | None = None
+    final_info: npt.NDArray[np.float64] | None = None
 
     @property
     def ended(self) -> Flags:
@@ -77,6 +82,10 @@ class EnvPool(Protocol):
     """N."""
     num_workers: int
     """Worker processes; 0 if the envs are in this process."""
+
+    @property
+    def info_columns(self) -> Sequence[InfoColumn]:
+        """What is kept of the last infos of episodes."""
 
     @property
     def restarts(self) -> int:
@@ -124,9 +133,14 @@ def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
     flags = slab.flags.take(env_ids)
     obs = slab.obs.take(env_ids, axis=0)
     next_obs = obs if restarts else None
-    if restarts and len(ended := flags.nonzero()[0]):
-        next_obs = obs.copy()
-        next_obs[ended] = slab.next_obs.take(env_ids.take(ended), axis=0)
+    final_info = slab.no_final_info
+    if (restarts or final_info is not None) and len(ended := flags.nonzero()[0]):
+        over = env_ids.take(ended)
+        if restarts:
+            next_obs = obs.copy()
+            next_obs[ended] = slab.next_obs.take(over, axis=0)
+        if final_info is not None:
+            final_info = slab.final_info.take(over, axis=0)
     return StepBatch(
         env_ids=env_ids,
         obs=obs,
@@ -135,4 +149,5 @@ def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
         terminated=IS_TERMINATED.take(flags),
         truncated=IS_TRUNCATED.take(flags),
         lost=_IS_LOST.take(flags),
+        final_info=final_info,
     )

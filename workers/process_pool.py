@@ -18,6 +18,7 @@ from workers.child import Hosted
 from workers.env_alone import EnvAlone, RowExchange
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError, WorkerError
+from workers.final_infos import InfoColumn
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind
 from workers.guest import Invitation
 from workers.limits import check_room
@@ -76,7 +77,7 @@ class ProcessPool:
         start_timeout, close_timeout, pin_workers: see `workers.worker_set.Lifetimes`.
         blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
         invitation: brings a guest into every worker, for `call`.
-        reward_dtype: see `SlabLayout`.
+        reward_dtype, info_columns: see `SlabLayout`.
         on_output: called, in a thread, with each line that envs print (see `workers.output`).
 
     Raises:
@@ -103,6 +104,7 @@ class ProcessPool:
         blocks: Sequence[range] | None = None,
         invitation: Invitation | None = None,
         reward_dtype: type[np.floating[Any]] = np.float32,
+        info_columns: Sequence[InfoColumn] = (),
         on_output: Callable[[str], None] = to_stderr,
     ) -> None:
         if num_envs < 1 or num_workers < 1:
@@ -122,7 +124,9 @@ class ProcessPool:
             num_envs,
             context if transport == "shared" else None,
             reward_dtype,
+            info_columns,
         )
+        self.info_columns = self._layout.info_columns
         self._rows = RowExchange(self._layout)
         self._pending: deque[_PendingCommand] = deque()
         self._failures: deque[WorkerError] = deque()  # noticed by `send`, raised by `recv`

@@ -21,6 +21,8 @@ from workers.restarts import Restarts
 
 _STRIKES = 3
 """Deaths of its worker at the same env and step that are the env's fault; fewer may be somebody else's."""
+_STARTS = 6
+"""Processes in a row that may die before they have built their envs: nothing can be given up for that."""
 _FAILED_IN_A_ROW = 3
 """Episodes of one env that may be lost by its failures before one comes to its end."""
 _NOTICES = 5
@@ -97,6 +99,7 @@ class RecoveringPool:
     ) -> None:
         self._pool = pool
         self.num_envs, self.num_workers = pool.num_envs, pool.num_workers
+        self.info_columns = pool.info_columns
         self.on_lost = on_lost
         recovery = Recovery() if recovery is None else recovery
         self._restarts = Restarts(recovery.max_restarts)
@@ -202,7 +205,7 @@ class RecoveringPool:
         Raises:
             WorkerError: see `recv`.
         """
-        worker = error.worker
+        worker, first = error.worker, error
         strikes: Counter[int] = Counter()  # by env; -1 counts starts
         while True:
             self._restarts.spend(error, in_a_row=strikes.total())
@@ -217,8 +220,7 @@ class RecoveringPool:
             except WorkerError as again:
                 error = again
                 strikes[env] += 1
-                # Whoever kills workers at random hits the same env's same step once, not three times.
-                if strikes[env] >= (_STRIKES if env < 0 or isinstance(again, WorkerDied) else 1):
+                if strikes[env] >= _allowed(env, again, first):
                     self._give_up(env, again)
 
     def _notice(self, error: WorkerError) -> None:
@@ -339,3 +341,19 @@ class RecoveringPool:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _allowed(env: int, error: WorkerError, first: WorkerError) -> int:
+    """How often a new process may break in the same way.
+
+    Args:
+        env: whose repetition it is; -1 for the start.
+        error: how it breaks.
+        first: what the worker was started again for.
+    """
+    # Whoever kills workers at random hits the same env's same step once, not three times.
+    if isinstance(error, WorkerDied):
+        return _STARTS if env < 0 else _STRIKES
+    if env < 0:
+        return _STRIKES
+    return 1 if type(error) is type(first) else 2  # who hangs or fails twice, hangs or fails

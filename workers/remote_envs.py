@@ -100,7 +100,7 @@ class RemoteEnvs:
     Args:
         factory: builds each env.
         num_workers: processes; None is one per usable core, 0 keeps the envs in this process.
-        transport, step_timeout, start_timeout, pin_workers, reward_dtype: see `ProcessPool`.
+        transport, step_timeout, start_timeout, close_timeout, pin_workers, reward_dtype: see `ProcessPool`.
         infos: whether answers hold infos.
         any_objects: whether infos and results may hold objects of any class (`data_pickle.load`).
 

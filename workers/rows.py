@@ -122,7 +122,9 @@ class Leaf:
     @classmethod
     def of(cls, path: str, space: gym.Space[Any]) -> Leaf:
         """The leaf of a numeric space."""
-        dtype: np.dtype[Any] = np.dtype(space.dtype)
+        # By its name: a space that was pickled or copied has a dtype that equals NumPy's own but is another
+        # object, and the hot path recognises the usual observations by identity.
+        dtype: np.dtype[Any] = np.dtype(np.dtype(space.dtype).str)
         if not dtype.isnative:
             dtype = dtype.newbyteorder("=")
         label = f"observation{path}" if path else "an observation"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from workers.arrays import Array, Floats
 from workers.errors import EnvError
+from workers.final_infos import InfoColumn
 from workers.rows import Leaf, is_composite, is_numeric, leaves, row_bytes
 from workers.shared_memory import shared_or_none
 
@@ -32,6 +34,8 @@ class Slab:
             in a step with same-step autoreset.
         flags: u8[N], bits TERMINATED and TRUNCATED; written by the env. Never shared: it travels in
             the frame, so that a reader always knows which step its rows belong to.
+        final_info: f64[N, K]; what the last info of an episode says, written by an env that has ended one.
+        info_columns: what the K columns of `final_info` are.
     """
 
     action: Array
@@ -39,9 +43,16 @@ class Slab:
     reward: Floats
     next_obs: Array
     flags: npt.NDArray[np.uint8]
+    final_info: npt.NDArray[np.float64]
+    info_columns: tuple[InfoColumn, ...] = ()
 
     def __len__(self) -> int:
         return len(self.flags)
+
+    @cached_property
+    def no_final_info(self) -> npt.NDArray[np.float64] | None:
+        """f64[0, K], of a step in which no episode has ended; None if K is 0."""
+        return self.final_info[:0] if self.info_columns else None
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class SlabLayout:
         context: share memory with children of this multiprocessing context; None, or no room for it, gives
             private memory, and the rows have to travel in the frames.
         reward_dtype: f32, or f64 for interfaces that hand on what the env has returned.
+        info_columns: what is kept of the last infos of episodes.
     """
 
     def __init__(
@@ -102,10 +114,13 @@ class SlabLayout:
         num_envs: int,
         context: BaseContext | None = None,
         reward_dtype: type[np.floating[Any]] = np.float32,
+        info_columns: Sequence[InfoColumn] = (),
     ) -> None:
         self.num_envs = num_envs
+        self.info_columns = tuple(info_columns)
         action, obs = Field.of(action_space), Field.of(observation_space)
-        self.fields = (action, obs, Field((), np.dtype(reward_dtype)), obs)
+        final_info = Field((len(self.info_columns),), np.dtype(np.float64))
+        self.fields = (action, obs, Field((), np.dtype(reward_dtype)), obs, final_info)
         sizes = [-(-field.nbytes(num_envs) // _ALIGNMENT) * _ALIGNMENT for field in self.fields]
         self._offsets = [sum(sizes[:index]) for index in range(len(sizes))]
         self.memory = None if context is None else shared_or_none(sum(sizes), context)
@@ -126,8 +141,9 @@ class SlabLayout:
                 field.view(memory, offset, self.num_envs)[start:stop]
                 for field, offset in zip(self.fields, self._offsets, strict=True)
             ]
-        action, obs, reward, next_obs = arrays
-        return Slab(action, obs, reward, next_obs, np.zeros(stop - start, np.uint8))
+        action, obs, reward, next_obs, final_info = arrays
+        flags = np.zeros(stop - start, np.uint8)
+        return Slab(action, obs, reward, next_obs, flags, final_info, self.info_columns)
 
     def command_arrays(self, slab: Slab) -> Sequence[Array]:
         """What a STEP frame carries besides the rows."""
@@ -137,6 +153,10 @@ class SlabLayout:
         """What a ROWS frame carries."""
         return (slab.flags,) if self.shared else (slab.flags, slab.reward, slab.obs)
 
+    def end_arrays(self, slab: Slab) -> Sequence[Array]:
+        """What a ROWS frame carries besides, for the envs whose episode has ended."""
+        return () if self.shared or not self.info_columns else (slab.final_info,)
+
     def restart_arrays(self, slab: Slab) -> Sequence[Array]:
-        """What a ROWS frame carries besides, for the envs that have started their next episode."""
+        """What a ROWS frame carries after that, for the envs that have started their next episode."""
         return () if self.shared else (slab.next_obs,)

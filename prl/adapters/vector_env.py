@@ -62,6 +62,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             their code. Otherwise they have to be data: numbers, text, arrays, and containers of them.
         step_timeout: seconds a worker may take for one command.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        close_timeout: seconds all of them may take to close their envs; then they are killed.
         pin_workers: see `workers.process_pool.ProcessPool`.
 
     Raises:
@@ -87,6 +88,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         any_objects: bool = False,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        close_timeout: float = 2.0,
         pin_workers: bool = True,
     ) -> None:
         self.closed = True  # until there is something to close
@@ -111,6 +113,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             transport="shared" if shared_memory else "pipe",
             step_timeout=step_timeout,
             start_timeout=start_timeout,
+            close_timeout=close_timeout,
             pin_workers=pin_workers,
         )
         self.closed = False
@@ -297,7 +300,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self.call("render")
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """End all workers, in about two seconds at most.
+        """End all workers, in `close_timeout` seconds at most.
 
         Args:
             timeout: of no effect.

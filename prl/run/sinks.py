@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
+import io
 import sys
 import threading
 import warnings
@@ -17,6 +18,8 @@ from tqdm import tqdm
 
 from learner.settings import ConfigError
 from workers.errors import describe
+
+_MOST_WAITING = 16 << 20  # bytes
 
 
 class Sink(Protocol):
@@ -43,6 +46,8 @@ class Sink(Protocol):
 class CsvSink:
     """One row per call, one column per metric; readable at any time.
 
+    Rows that do not fit on the disk are kept, and written when it has room again.
+
     Args:
         path: of the file; it is replaced, unless there are columns.
         columns: of the file that is there already: rows are appended to it, without metrics that it does not
@@ -50,20 +55,51 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
-        self._file = path.open("a" if columns else "w", newline="")
-        self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore") if columns else None
+        self._path = path
+        self._columns = list(columns)
+        self._waiting = b""
+        self._was_warned = False
+        self._file = path.open("ab" if columns else "wb", buffering=0)  # so that we know what was written
 
     def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
-        """See `Sink`."""
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(metrics))
-            self._writer.writeheader()
-        self._writer.writerow({name: f"{value:.8g}" for name, value in metrics.items()})
-        self._file.flush()
+        """See `Sink`.
+
+        Raises:
+            OSError: nothing could be written for so long that the rows take much memory.
+        """
+        if not self._columns:
+            self._columns = list(metrics)
+            self._waiting += _row(self._columns)
+        cells = [f"{metrics[name]:.8g}" if name in metrics else "" for name in self._columns]
+        self._waiting += _row(cells)
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if len(self._waiting) > _MOST_WAITING:
+                raise
+            if not self._was_warned:
+                self._was_warned = True
+                _warn(f"{self._path} cannot be written, its rows wait: {error.strerror or error}")
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+        self._was_warned = False
 
     def close(self) -> None:
-        """See `Sink`."""
-        self._file.close()
+        """See `Sink`.
+
+        Raises:
+            OSError: the rows that wait still cannot be written.
+        """
+        with self._file:
+            self._write_waiting()
+
+
+def _row(cells: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
 
 
 class TensorBoardSink:

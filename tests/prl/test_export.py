@@ -200,7 +200,7 @@ def cartpole(tmp_path_factory):
     """The folder in which README's run of CartPole-v1 and its exported policy are."""
     folder = tmp_path_factory.mktemp("cartpole")
     run, out = str(folder / "runs" / "cartpole"), str(folder / "policy.onnx")
-    flags = ["--env-id", "CartPole-v1", "--num-workers", "2", "--run-folder", run]
+    flags = ["--env-id", "CartPole-v1", "--num-workers", "0", "--run-folder", run]
     assert dispatch(["train", *flags], "prl") == 0
     assert dispatch(["export", run, "--out", out], "prl") == 0
     return folder

@@ -211,18 +211,43 @@ def test_a_guarded_sink_passes_on_what_is_no_error_of_its_own():
         FaultTolerantSink(Ends()).write(1, {})
 
 
-def test_metrics_that_no_longer_fit_on_the_disk_are_left_out_and_named(tmp_path):
+def test_rows_that_do_not_fit_on_the_disk_wait_until_they_do(tmp_path):
     [sink] = open_sink(CsvSink, tmp_path / "rows.csv")
 
     def write_much():
         for timesteps in range(100):
             sink.write(timesteps, {"a": timesteps, "b": 0.5})
 
-    with largest_file(100), pytest.warns(UserWarning, match="failed and is left out") as caught:
+    with largest_file(100), pytest.warns(UserWarning, match=r"rows\.csv cannot be written") as caught:
+        write_much()
+    assert [str(warning.message) for warning in caught] == [
+        f"{tmp_path}/rows.csv cannot be written, its rows wait: File too large"
+    ]
+    assert (tmp_path / "rows.csv").stat().st_size == 100
+    sink.write(100, {"a": 100, "b": 0.5})
+    rows = [f"{number},0.5" for number in range(101)]
+    assert (tmp_path / "rows.csv").read_text().split() == ["a,b", *rows]
+    with largest_file(100), pytest.warns(UserWarning, match=r"rows\.csv cannot be written"):
+        sink.write(101, {"a": 101, "b": 0.5})
+    sink.close()
+    assert (tmp_path / "rows.csv").read_text().split() == ["a,b", *rows, "101,0.5"]
+
+
+def test_rows_do_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("prl.run.sinks._MOST_WAITING", 500)
+    [sink] = open_sink(CsvSink, tmp_path / "rows.csv")
+
+    def write_much():
+        for timesteps in range(200):
+            sink.write(timesteps, {"a": timesteps, "b": 0.5})
+
+    with (
+        largest_file(100),
+        pytest.warns(UserWarning, match=r"rows\.csv cannot be written"),
+        pytest.warns(UserWarning, match=r"rows\.csv failed and is left out: OSError: "),
+    ):
         write_much()
     sink.close()
-    [warning] = caught
-    assert str(warning.message).startswith(f"{tmp_path}/rows.csv failed and is left out: OSError: ")
     assert (tmp_path / "rows.csv").read_text().startswith("a,b\n0,0.5\n1,0.5\n")
 
 

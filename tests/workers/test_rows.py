@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ import workers.wrappers
 from workers.casts import cast_exactly
 from workers.errors import EnvError
 from workers.rows import (
+    Leaf,
     RowCodec,
     RowError,
     leaves,
@@ -376,3 +378,10 @@ def test_what_is_no_element_is_left_for_the_codec_to_refuse():
 def test_a_space_without_rows(space, message):
     with pytest.raises(EnvError, match=f"^the space .* is not supported: {message}$"):
         Field.of(space)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8, np.int8])
+def test_the_dtype_of_a_space_that_has_travelled_is_numpys_own(kind):
+    """A pickled dtype is equal, but another object; `EnvBlock` recognises usual observations by identity."""
+    space = pickle.loads(pickle.dumps(Box(0, 1, (2,), kind)))
+    assert Leaf.of("", space).dtype is np.dtype(kind)
