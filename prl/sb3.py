@@ -77,7 +77,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         _refuse_nested(factory.observation_space)
         self.waiting = False
         self.closed = False
-        self._envs = RemoteEnvs(
+        self._remote: RemoteEnvs | None = RemoteEnvs(
             factory,
             num_workers=num_workers,
             any_objects=any_objects,
@@ -154,7 +154,15 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         """End all workers, in `close_timeout` seconds at most. Idempotent."""
         self.waiting = False
         self.closed = True
-        self._envs.close()
+        remote, self._remote = self._remote, None  # with it goes the shared memory
+        if remote is not None:
+            remote.close()
+
+    @property
+    def _envs(self) -> RemoteEnvs:
+        if self._remote is None:
+            raise RuntimeError("this VecEnv is closed (an env or worker that fails closes it, too)")
+        return self._remote
 
     def get_images(self) -> Sequence[Any]:
         """A frame of each env; None, with a warning, unless the envs render to arrays."""

@@ -105,7 +105,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._state = _State.DEFAULT
         if max_concurrency is not None and num_workers != 0:
             num_workers = max_concurrency if num_workers is None else min(num_workers, int(max_concurrency))
-        self._envs = RemoteEnvs(
+        self._remote: RemoteEnvs | None = RemoteEnvs(
             factory,
             num_workers=num_workers,
             infos=infos,
@@ -308,10 +308,18 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """
         if self._state is not _State.DEFAULT and not terminate:
             logger.warn(f"close while {self._state.value}_wait is still to be called")
-        self._envs.close()
+        remote, self._remote = self._remote, None  # with it goes the shared memory
+        if remote is not None:
+            remote.close()
+
+    @property
+    def _envs(self) -> RemoteEnvs:
+        self._require_open()
+        assert self._remote is not None
+        return self._remote
 
     def _require_open(self) -> None:
-        if self.closed:
+        if self._remote is None:
             raise ClosedEnvironmentError(
                 f"this {type(self).__name__} is closed (an env or worker that fails closes it, too)"
             )

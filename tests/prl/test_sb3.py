@@ -19,10 +19,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from prl.sb3 import VecEnv
+import prl.sb3
 from workers.data_pickle import NotData
 from workers.errors import WorkerDied, WorkerEnvFailed
 
+# A busy machine must not make warnings out of workers that take their time to end.
+VecEnv = functools.partial(prl.sb3.VecEnv, close_timeout=60.0)
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 N = 4

@@ -16,11 +16,15 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
 
-from prl import LegacyInfos, VectorEnv, make_vec
+import prl
+from prl import LegacyInfos
 from workers.data_pickle import NotData
 from workers.errors import EnvError, WorkerDied, WorkerEnvFailed
 from workers.remote_envs import EnvCallError
 
+# A busy machine must not make warnings out of workers that take their time to end.
+VectorEnv = functools.partial(prl.VectorEnv, close_timeout=60.0)
+make_vec = prl.make_vec
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 N = 5
@@ -122,7 +126,7 @@ def test_attributes_are_those_of_sync_vector_env(local):
     assert local.autoreset_mode is AutoresetMode.NEXT_STEP
     assert (local.spec, local.render_mode, local.closed) == (None, None, False)
     assert local.unwrapped is local
-    assert gym.vector.VectorEnv in VectorEnv.__bases__  # skrl looks at the direct bases
+    assert gym.vector.VectorEnv in prl.VectorEnv.__bases__  # skrl looks at the direct bases
 
 
 def test_a_partial_reset_leaves_the_other_envs_and_the_options_as_they_are(env):
@@ -319,13 +323,13 @@ def test_a_wait_that_timed_out_can_be_repeated(tmp_path):
 def test_close_ends_a_step_that_hangs(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    env = VectorEnv([functools.partial(Waits, str(path))] * 2, num_workers=2)
+    env = VectorEnv([functools.partial(Waits, str(path))] * 2, num_workers=2, close_timeout=0.5)
     env.reset(seed=0)
     env.step_async([0, 0])
     start = time.monotonic()
     with pytest.warns(UserWarning, match="close while step_wait is still to be called"):
         env.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
     env.close()
     assert env.closed
     for method in (env.reset, env.render, functools.partial(env.step, [0, 0]), env.step_wait):
