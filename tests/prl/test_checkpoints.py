@@ -100,7 +100,7 @@ class Disk:
 
     def _forget(self):
         for source, target in reversed(self._renames):
-            os.rename(target, source)
+            self._move(target, source)
         for path in self._unsynced:
             if os.path.isfile(path):
                 os.truncate(path, os.path.getsize(path) // 2)
@@ -130,8 +130,12 @@ class Disk:
 
     def rename(self, source, target):
         self._operation()
-        os.rename(source, target)
+        self._move(str(source), str(target))
         self._renames.append((str(source), str(target)))
+
+    def _move(self, source, target):
+        os.rename(source, target)
+        self._unsynced = {path.replace(f"{source}/", f"{target}/") for path in self._unsynced}
 
     def rmtree(self, path, ignore_errors=False):
         for name in sorted(os.listdir(path)):
