@@ -126,7 +126,8 @@ def _failing(mutation: Mutation | None, tests: Sequence[str]) -> list[str]:
 
 
 def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"--maxfail={_MAX_KILLERS}"]
+    options = ("-q", "-n", "0", "-p", "no:cacheprovider", f"--maxfail={_MAX_KILLERS}")
+    command = [sys.executable, "-m", "pytest", *options]
     # The copy comes before an installed prl.
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from helpers import Expected, Fifo, Lives, factory_of, faulty
 
 from workers import child
@@ -18,6 +19,7 @@ from workers.errors import ProtocolError, WorkerDied, WorkerEnvFailed, WorkerTim
 from workers.frames import Frame, Kind
 from workers.guest import Invitation
 from workers.process_pool import ProcessPool
+from workers.slab import SlabLayout
 from workers.testing import ProbeEnv, probe_obs
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -190,7 +192,7 @@ class Pipe:
 
 
 class Server:
-    block, slab, first_env = None, np.zeros(2), 0
+    block, slab, first_env = None, SlabLayout(Discrete(2), Discrete(2), 2).attach(), 0
 
     def __init__(self, call):
         self.guest = type("Guest", (), {"call": staticmethod(call)})
