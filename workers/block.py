@@ -110,6 +110,10 @@ class EnvBlock:
         """The env of a row, with all of its wrappers."""
         return self._envs[row].env
 
+    def has_played(self, row: int) -> bool:
+        """Whether the env of a row was reset before."""
+        return self._episode[row] >= 0
+
     def record_infos(self, recorder: InfoRecorder) -> None:
         """From now on, give the infos of resets and steps to a recorder, unless they are empty."""
         self._recorder = recorder

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
+
 import numpy as np
 
 from workers.arrays import Array, Floats, Ids
+from workers.env_call import EnvCall, results_of
+from workers.env_calls import change_request
 from workers.errors import ProtocolError
 from workers.final_infos import UNSAID
 from workers.frames import ROW_DTYPE, SEED_DTYPE, Kind, pack_rows, unpack_rows
@@ -12,7 +17,7 @@ from workers.pool import LOST
 from workers.slab import SlabLayout
 from workers.worker_handle import WorkerHandle
 
-_PIECE = 256  # steps that are repeated within the time of one answer
+_PIECE = 256  # steps or calls that are repeated within the time of one answer
 
 
 class RowExchange:
@@ -85,7 +90,8 @@ class EnvAlone:
     def __init__(self, env: int, handle: WorkerHandle, rows: RowExchange, timeout: float) -> None:
         self._env = env
         self._ids = np.array([env])
-        self._row = np.array([env - handle.envs.start], ROW_DTYPE).tobytes()
+        self._row_index = [env - handle.envs.start]
+        self._row = np.array(self._row_index, ROW_DTYPE).tobytes()
         self._handle = handle
         self._rows = rows
         self._timeout = timeout
@@ -110,6 +116,20 @@ class EnvAlone:
             seed = np.array([next_seed], SEED_DTYPE).tobytes()
             self._ask(Kind.STEP_AUTORESET, seed + actions, restarts=True)
 
+    def change(self, calls: Sequence[EnvCall]) -> None:
+        """Make calls in the env.
+
+        Raises:
+            EnvCallError: it raised.
+        """
+        for start in range(0, len(calls), _PIECE):
+            request = change_request(self._row_index, calls[start : start + _PIECE])
+            answer = self._handle.ask(Kind.REQUEST, request, self._timeout)
+            try:
+                results_of(answer)
+            except pickle.UnpicklingError as error:
+                raise self._handle.protocol_violation(ProtocolError(str(error))) from error
+
     def repeat(self, actions: Array) -> Floats:
         """Repeat the actions [T, *A] of an episode, without a message per step.
 
@@ -127,6 +147,24 @@ class EnvAlone:
             if self._rows.slab.flags[self._env]:
                 break
         return np.concatenate(rewards)
+
+    def repeat_with(self, actions: Array, calls: Sequence[EnvCall], at: Sequence[int]) -> Floats:
+        """As `repeat`, with calls between the steps.
+
+        Args:
+            actions: [T, *A].
+            calls: to make.
+            at: of each, the steps that come before it; not descending.
+        """
+        rewards = [np.zeros(0, np.float32)]
+        begin, goes_on = 0, True
+        for call, stop in zip(calls, at, strict=True):
+            if goes_on:
+                rewards.append(self.repeat(actions[begin:stop]))
+                goes_on = len(rewards[-1]) == stop - begin
+            self.change([call])
+            begin = stop
+        return np.concatenate([*rewards, self.repeat(actions[begin:])] if goes_on else rewards)
 
     def lose(self, last_obs: Array, next_seed: int | None) -> None:
         """Answer a step for it: its episode was lost when it showed `last_obs` [*O].

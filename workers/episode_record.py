@@ -23,6 +23,21 @@ class _Step(NamedTuple):
     rewards: Floats
 
 
+class EpisodeCalls(NamedTuple):
+    """Calls to an env whose episode is running (see `workers.env_calls`).
+
+    Attributes:
+        before: how many came before the episode.
+        at: of each later one, the steps of the episode that came before it.
+    """
+
+    before: int = 0
+    at: Sequence[int] = ()
+
+
+NO_CALLS = EpisodeCalls()
+
+
 class Episode(NamedTuple):
     """A running episode as the learner knows it.
 
@@ -31,12 +46,14 @@ class Episode(NamedTuple):
         actions: [T, *A], its steps so far.
         rewards: f32[R], of the last R of them; R < T if it began before the record.
         obs: [*O], what the env shows.
+        calls: to the env since it began: of each, the steps before it.
     """
 
     seed: int
     actions: Array
     rewards: Floats
     obs: Array
+    calls: Sequence[int] = ()
 
 
 class EpisodeRecord:
@@ -65,6 +82,7 @@ class EpisodeRecord:
         self._seeds = np.zeros(num_envs, np.int64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._earlier: dict[int, Array] = {}  # by env: actions from before the record
+        self._calls: dict[int, list[int]] = {}  # by env: steps before each call since the reset
         self._action = actions[0]
         self._steps: deque[_Step] = deque()
         self._dropped = 0  # steps that were there before the first one
@@ -80,12 +98,29 @@ class EpisodeRecord:
         self.forgotten[env_ids] = False
         if self._earlier:
             self._forget_earlier(env_ids)
+        if self._calls:
+            self._forget_calls(env_ids)
 
-    def load(self, env: int, seed: int, actions: Array, obs: Array) -> None:
-        """An episode that is running already: its steps so far [T, *A], and what the env shows [*O]."""
+    def load(self, env: int, seed: int, actions: Array, obs: Array, calls: Sequence[int] = ()) -> None:
+        """An episode that is running already.
+
+        Args:
+            env, seed: of it.
+            actions: [T, *A], its steps so far.
+            obs: [*O], what the env shows.
+            calls: see `Episode`.
+        """
         self.begin(np.array([env]), np.array([seed]), obs[None])
         self._earlier[env] = actions
         self._lengths[env] = len(actions)
+        if calls:
+            self._calls[env] = list(calls)
+
+    def called(self, env_ids: Ids, counts: Ids) -> None:
+        """So many calls i64[G] to envs; they matter to episodes that are running."""
+        for env, count in zip(env_ids.tolist(), counts.tolist(), strict=True):
+            if count and self.playing[env]:
+                self._calls.setdefault(env, []).extend([int(self._lengths[env])] * count)
 
     def step(self, actions: Array, batch: StepBatch, next_seeds: Ids | None) -> None:
         """A step of the envs in `batch`, by actions [G, *A].
@@ -120,6 +155,12 @@ class EpisodeRecord:
         self._lengths[env_ids] = 0
         if self._earlier:
             self._forget_earlier(env_ids)
+        if self._calls:
+            self._forget_calls(env_ids)
+
+    def _forget_calls(self, env_ids: Ids) -> None:
+        for env in env_ids.tolist():
+            self._calls.pop(env, None)
 
     def _forget_earlier(self, env_ids: Ids) -> None:
         for env in env_ids.tolist():
@@ -155,4 +196,6 @@ class EpisodeRecord:
                     rewards.append(step.rewards[row])
         actions = [*self._earlier.get(env, ()), *found]
         stacked = np.stack(actions) if actions else np.zeros((0, *self._action.shape), self._action.dtype)
-        return Episode(int(self._seeds[env]), stacked, np.array(rewards, np.float32), self.obs[env, ...])
+        known = np.array(rewards, np.float32)
+        calls = tuple(self._calls.get(env, ()))
+        return Episode(int(self._seeds[env]), stacked, known, self.obs[env, ...], calls)

@@ -37,6 +37,25 @@ class EnvError(ValueError):
         return cls(f"{what} raised {describe(error)}", traceback=text)
 
 
+class EnvCallError(RuntimeError):
+    """A method or attribute of an env raised when it was called or set from outside.
+
+    Attributes:
+        traceback: of the env's own exception as text, "" if there was none.
+    """
+
+    def __init__(self, message: str, *, traceback: str = "") -> None:
+        self.traceback = traceback
+        super().__init__(message)
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception in a worker; the cause of the one that is raised in the learner."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"\n{text}")
+
+
 class EnvFailure(Exception):
     """One env broke its contract inside a worker: it raised, or returned something that is not valid.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from workers.arrays import Array, Ids
 from workers.block import EnvBlock
 from workers.block_pool import BlockPool
+from workers.env_calls import EnvCalls
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, WorkerEnvFailed
 from workers.final_infos import InfoColumn
 from workers.global_random import GlobalGenerators
 from workers.pool import Seeds, StepBatch
+from workers.requests import RequestServer
 from workers.slab import SlabLayout
 from workers.trial_env import process_kept
 
@@ -48,6 +52,10 @@ class InlinePool:
         except EnvFailure as error:
             raise self._failure("start", error) from error
         self._pool = BlockPool(block, slab)
+        self._requests = RequestServer(block, slab, shared=True)
+        self._asked: deque[bytes] = deque()
+        self.blocks: Sequence[range] = [range(num_envs)]
+        self.env_calls = EnvCalls(self)
 
     def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
@@ -65,6 +73,27 @@ class InlinePool:
             raise self._failure(self._pool.last_command, error) from error
         finally:
             self._generators.put_back()
+
+    def incarnation(self, worker: int) -> int:
+        """The envs are never others."""
+        return 0
+
+    def request(self, worker: int, payload: bytes, name: str) -> None:
+        """Ask something of the envs (see `workers.requests`); `take_results` does it."""
+        self._asked.append(payload)
+
+    def take_results(self, workers: Sequence[int]) -> list[bytes]:
+        """The answers to the oldest requests, one for each of `workers`."""
+        try:
+            return [self._requests.answer(self._asked.popleft()) for _ in workers]
+        except EnvFailure as error:
+            raise self._failure("call", error) from error
+        finally:
+            self._generators.put_back()
+
+    def blames(self, worker: int) -> AbstractContextManager[None]:
+        """Nobody is to blame for what this process says."""
+        return nullcontext()
 
     def _failure(self, command: str, error: EnvFailure) -> WorkerEnvFailed:
         return WorkerEnvFailed(

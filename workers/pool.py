@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.arrays import Array, Flags, Floats, Ids
+from workers.env_call import ChangesEnvs
 from workers.final_infos import InfoColumn
 from workers.slab import Slab
 
@@ -121,6 +122,14 @@ class EnvPool(Protocol):
     def __enter__(self) -> EnvPool: ...
 
     def __exit__(self, *exc_info: object) -> None: ...
+
+
+class ChangeablePool(EnvPool, Protocol):
+    """An `EnvPool` whose envs can be called from outside, while they have no command open."""
+
+    @property
+    def env_calls(self) -> ChangesEnvs:
+        """Calls to the envs."""
 
 
 def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:

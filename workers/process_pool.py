@@ -16,6 +16,7 @@ import numpy as np
 from workers.arrays import Array, Ids
 from workers.child import Hosted
 from workers.env_alone import EnvAlone, RowExchange
+from workers.env_calls import EnvCalls
 from workers.envs import EnvFactory
 from workers.errors import ProtocolError, WorkerError
 from workers.final_infos import InfoColumn
@@ -113,8 +114,9 @@ class ProcessPool:
             raise RuntimeError(_DAEMONIC)
         context = context or multiprocessing.get_context("spawn")
         self.num_envs = num_envs
-        self._blocks = list(even_blocks(num_envs, min(num_workers, num_envs)) if blocks is None else blocks)
-        self.num_workers = len(self._blocks)
+        spread = even_blocks(num_envs, min(num_workers, num_envs))
+        self.blocks: Sequence[range] = list(spread if blocks is None else blocks)
+        self.num_workers = len(self.blocks)
         check_room(self.num_workers)
         lifetimes = Lifetimes(start_timeout, close_timeout, pin_workers)
         self.step_timeout = step_timeout
@@ -130,14 +132,15 @@ class ProcessPool:
         self._rows = RowExchange(self._layout)
         self._pending: deque[_PendingCommand] = deque()
         self._failures: deque[WorkerError] = deque()  # noticed by `send`, raised by `recv`
-        self._starts = np.array([block.start for block in self._blocks], np.int64)
+        self._starts = np.array([block.start for block in self.blocks], np.int64)
         memory = None
         if invitation is not None and self._layout.shared:
             memory = shared_or_none(invitation.shared_bytes, context)
         self.guest_memory = None if memory is None else memory.attach()
         self._open_calls: deque[int] = deque()
+        self.env_calls = EnvCalls(self)
         self._workers = WorkerSet(
-            self._hosted_by_each(factory, invitation, memory), self._blocks, context, lifetimes, on_output
+            self._hosted_by_each(factory, invitation, memory), self.blocks, context, lifetimes, on_output
         )
         try:
             self._workers.start()
@@ -150,7 +153,7 @@ class ProcessPool:
         self, factory: EnvFactory, invitation: Invitation | None, memory: SharedBytes | None
     ) -> list[Hosted]:
         guest = None if invitation is None else cloudpickle.dumps(invitation.guest)
-        factories = [cloudpickle.dumps(factory.for_envs(envs)) for envs in self._blocks]
+        factories = [cloudpickle.dumps(factory.for_envs(envs)) for envs in self.blocks]
         return [Hosted(pickled, self._layout, guest, memory) for pickled in factories]
 
     def restart(self, worker: int) -> None:
@@ -273,7 +276,7 @@ class ProcessPool:
 
     def envs_of(self, worker: int) -> range:
         """The envs that a worker hosts."""
-        return self._blocks[worker]
+        return self.blocks[worker]
 
     def env_alone(self, env: int) -> EnvAlone:
         """Commands to one env of a worker that has no command open; for those that were restarted."""
@@ -283,11 +286,6 @@ class ProcessPool:
     def worker_of(self, env: int) -> int:
         """The index of the worker that hosts an env."""
         return int(np.searchsorted(self._starts, env, side="right")) - 1
-
-    @property
-    def blocks(self) -> Sequence[range]:
-        """The envs of each worker."""
-        return self._blocks
 
     def request(self, worker: int, payload: bytes, name: str) -> None:
         """Ask something of a worker's envs (see `workers.requests`).

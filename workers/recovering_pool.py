@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from workers.arrays import Array, Ids
-from workers.episode_record import EpisodeRecord
+from workers.episode_record import EpisodeCalls, EpisodeRecord
 from workers.errors import WorkerDied, WorkerError
 from workers.guest import Bytes
 from workers.pool import Seeds, StepBatch
 from workers.process_pool import ProcessPool
+from workers.recovered_calls import RecoveredCalls
 from workers.restarts import Restarts
 
 _STRIKES = 3
@@ -104,6 +105,8 @@ class RecoveringPool:
         recovery = Recovery() if recovery is None else recovery
         self._restarts = Restarts(recovery.max_restarts)
         self._record = EpisodeRecord(pool.num_envs, pool.slab.obs, pool.slab.action, recovery.replay_limit)
+        self.env_calls = RecoveredCalls(pool.env_calls, self._record, self.recover)
+        self._of_guests = np.zeros(pool.num_envs, np.bool_)  # the record does not know their episodes
         self._sent: deque[_Sent] = deque()
         self._doomed = np.zeros(pool.num_envs, np.bool_)  # their episode is lost, and nobody has been told
         self._failed_in_a_row = np.zeros(pool.num_envs, np.int64)  # episodes that were lost by failures
@@ -234,6 +237,8 @@ class RecoveringPool:
         begins = sent is not None and sent.actions is None
         if self._record.playing[env] and not self._doomed[env] and not begins:
             self._repeat(env)
+        elif sent is not None or not self._of_guests[env]:
+            self.env_calls.catch_up(env, self._pool.env_alone(env))
         if sent is not None:
             self._carry_out(env, sent)
 
@@ -242,8 +247,9 @@ class RecoveringPool:
             self._doom(env, None, "it is longer than replay_limit")
             return
         episode, alone = self._record.of(env), self._pool.env_alone(env)
+        calls = self.env_calls.before(env, episode, alone)
         alone.reset(episode.seed)
-        rewards = alone.repeat(episode.actions)
+        rewards = alone.repeat_with(episode.actions, calls, episode.calls)
         known = rewards[len(rewards) - len(episode.rewards) :]
         if len(rewards) != len(episode.actions) or (len(rewards) and self._pool.slab.flags[env]):
             self._doom(env, episode.actions, "it ends earlier than it did")
@@ -285,12 +291,12 @@ class RecoveringPool:
         seed = self._record.seed(env)
         self.on_lost(LostEpisode(env, seed, actions, " ".join(reason.split()), traceback))
 
-    def restore(self, episodes: Sequence[tuple[int, int, Sequence[Array], Array]]) -> Ids:
-        """Bring envs into the middle of episodes; their workers have no command or call open.
+    def restore(self, episodes: Sequence[tuple[int, int, Sequence[Array], Array, EpisodeCalls]]) -> Ids:
+        """Bring envs of new processes into the middle of episodes; their workers have no command open.
 
         Args:
-            episodes: env, seed, the T actions [*A] since the reset, and the observation [*O] that they lead
-                to.
+            episodes: env, seed, the T actions [*A] since the reset, the observation [*O] that they lead to,
+                and the calls that the env has had.
 
         Returns:
             Envs i64[E] whose episode is lost instead: they show something else, or fail. The next command
@@ -299,17 +305,20 @@ class RecoveringPool:
         Raises:
             WorkerError: see `recv`.
         """
-        for env, seed, actions, obs in episodes:
+        for env, seed, actions, obs, calls in episodes:
             self._doomed[env] = False
             action = self._pool.slab.action[env]
             rows = np.array(actions, action.dtype).reshape(len(actions), *action.shape)
-            self._record.load(env, seed, rows, obs)
+            self._record.load(env, seed, rows, obs, calls.at)
+            self.env_calls.load(env, calls)
+        recovered: set[int] = set()  # with all of their envs
         for env, *_ in episodes:
-            try:
-                if not self._doomed[env]:
+            if self.worker_of(env) not in recovered:
+                try:
                     self._repeat(env)
-            except WorkerError as error:
-                self.recover(error)
+                except WorkerError as error:
+                    self.recover(error)
+                    recovered.add(error.worker)
         ids = np.array([env for env, *_ in episodes], np.int64)
         lost: Ids = ids[self._doomed[ids]]
         self._doomed[lost] = False
@@ -321,6 +330,7 @@ class RecoveringPool:
         env_ids = np.array(self._pool.envs_of(worker))
         self._record.end(env_ids)
         self._doomed[env_ids] = False
+        self._of_guests[env_ids] = True
         self._pool.call(worker, request)
 
     def take_answer(self, on_news: Callable[[int, bytes], None]) -> tuple[int, bytes]:

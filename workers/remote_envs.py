@@ -19,14 +19,15 @@ from workers.arrays import Array, Flags, Ids
 from workers.batches import ActionWriter, ObsReader
 from workers.block import Options
 from workers.cores import usable_cores
+from workers.env_call import RAISED
 from workers.env_lists import EnvListFactory
-from workers.errors import ProtocolError, WorkerDied
+from workers.errors import EnvCallError, ProtocolError, RemoteTraceback, WorkerDied
 from workers.frames import unpack_rows
 from workers.infos import InfoGroup, InfoReader
 from workers.local_requests import LocalRequests
 from workers.pool import IS_TERMINATED, IS_TRUNCATED
 from workers.process_pool import ProcessPool
-from workers.requests import RAISED, Verb
+from workers.requests import Verb
 from workers.slab import Slab
 
 _STEP, _STEP_AUTORESET = bytes([Verb.STEP]), bytes([Verb.STEP_AUTORESET])
@@ -59,17 +60,6 @@ class RequestPool(Protocol):
 
     def close(self) -> None:
         """End all envs and workers, in bounded time. Idempotent."""
-
-
-class EnvCallError(RuntimeError):
-    """A method or attribute of an env raised an exception of a class that is not one of Python's own."""
-
-
-class _RemoteTraceback(Exception):
-    """The traceback of an exception in a worker; the cause of the one that is raised here."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(f"\n{text}")
 
 
 class Answers(NamedTuple):
@@ -328,7 +318,7 @@ class RemoteEnvs:
             known = getattr(builtins, kind, None)
             if not (isinstance(known, type) and issubclass(known, Exception)):
                 known, message = EnvCallError, f"{kind}: {message}"
-            raise known(message) from _RemoteTraceback(text)
+            raise known(message) from RemoteTraceback(text)
         try:
             values: list[Any] = data_pickle.load(content, self._any_objects)
         except data_pickle.NotData as error:

@@ -21,14 +21,17 @@ import numpy as np
 
 from workers import data_pickle
 from workers.block import EnvBlock, Options
-from workers.errors import USER_ERRORS, one_line
+from workers.env_call import DONE, RAISED, EnvCall
+from workers.errors import USER_ERRORS, EnvFailure, describe, one_line
 from workers.frames import pack_rows, unpack_rows
 from workers.infos import InfoRecorder
+from workers.returns import ReturnError
 from workers.seeding import NO_SEED
 from workers.slab import Slab
+from workers.wrappers import LAST_INFO
 
-VALUES, RAISED = b"\0", b"\1"
-"""What the answer to a call begins with."""
+VALUES = DONE
+_FIRST_SEED = 0
 
 
 class Verb(enum.IntEnum):
@@ -50,6 +53,12 @@ class Verb(enum.IntEnum):
     Answer: VALUES and the pickled list of results, or RAISED and the pickled type, message and traceback."""
     RECORD_INFOS = 6
     """From now on answers hold infos. No arguments, and an empty answer."""
+    CHANGE = 7
+    """Calls that change envs. Arguments: pickled (rows, calls, whether results are wanted). Answer: DONE and
+    the pickled results of the last call, or RAISED and the pickled message and traceback."""
+    LAST_INFOS = 8
+    """The last infos of envs in a `LastInfo`. Arguments: rows i32[G]. Answer: as for CHANGE; the result is
+    one item, the infos as bytes."""
 
 
 class RequestServer:
@@ -85,6 +94,10 @@ class RequestServer:
             return self._reset(*cloudpickle.loads(bytes(rest)))
         if verb == Verb.CALL:
             return self._call(*cloudpickle.loads(bytes(rest)))
+        if verb == Verb.CHANGE:
+            return self._change(*cloudpickle.loads(bytes(rest)))
+        if verb == Verb.LAST_INFOS:
+            return self._last_infos(np.frombuffer(rest, np.int32).tolist())
         self._recorder = InfoRecorder(self._block.first_env)
         self._block.record_infos(self._recorder)
         return b""
@@ -127,6 +140,42 @@ class RequestServer:
         except USER_ERRORS as error:  # the method is the user's code; so is pickling its results
             text = "".join(traceback.format_exception(error))
             return RAISED + data_pickle.dump((type(error).__name__, one_line(error), text))
+
+    def _change(self, rows: Sequence[int], calls: Sequence[EnvCall], results: bool) -> bytes:
+        """Make calls in some envs, one call after the other; errors are answers.
+
+        An env that was never reset is reset first: so a call finds the same in an env of a new process as in
+        one that has played.
+        """
+        for row in rows:
+            if not self._block.has_played(row):
+                self._block.reset([row], [_FIRST_SEED])
+        found: list[Any] = []
+        for call in calls:
+            found = []
+            for row in rows:
+                index = self._block.first_env + row
+                try:
+                    found.append(call.of_env(self._block.env(row), index))
+                except USER_ERRORS as error:  # the method is the user's code
+                    text = "".join(traceback.format_exception(error))
+                    return RAISED + data_pickle.dump((f"env {index}: {call} raised {describe(error)}", text))
+        try:
+            return DONE + data_pickle.dump(found if results else [])
+        except USER_ERRORS as error:  # of the user's `__reduce__`
+            what = f"the result of {calls[-1]} cannot be sent: {describe(error)}"
+            return RAISED + data_pickle.dump((what, ""))
+
+    def _last_infos(self, rows: Sequence[int]) -> bytes:
+        recorder = InfoRecorder(self._block.first_env)
+        try:
+            for row in rows:
+                info = self._block.env(row).get_wrapper_attr(LAST_INFO)
+                if info:
+                    recorder.record(row, info)
+            return DONE + data_pickle.dump([recorder.take()])
+        except (ReturnError, EnvFailure) as error:
+            return RAISED + data_pickle.dump((one_line(error), ""))
 
 
 def _call(envs: Sequence[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

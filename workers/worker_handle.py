@@ -34,6 +34,7 @@ _COMMAND_NAMES = {
     Kind.STEP_AUTORESET: "step",
     Kind.CALL: "play",
     Kind.REPLAY: "replay",
+    Kind.REQUEST: "call",
 }
 
 

@@ -21,6 +21,8 @@ from workers.rows import IGNORE_MASKS, MASK_KEY, leaves, numeric_part, select_nu
 
 AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
 PLAIN_MASK_KEY = "plain_action_mask"
+LAST_INFO = "prl_last_info"
+"""Attribute of a `LastInfo`."""
 
 
 class _ObservationWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -49,6 +51,27 @@ class _ObservationWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         """As the env, with the observation changed."""
         obs, reward, terminated, truncated, info = step_values(self.env.step(action))
         return self.observation(obs), reward, terminated, truncated, info
+
+
+class LastInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Keeps the info of the last reset or step, for those who want to see it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.prl_last_info: Any = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As the env."""
+        obs, self.prl_last_info = reset_values(self.env.reset(seed=seed, options=options))
+        return obs, self.prl_last_info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the env."""
+        obs, reward, terminated, truncated, self.prl_last_info = step_values(self.env.step(action))
+        return obs, reward, terminated, truncated, self.prl_last_info
 
 
 class NumericObservation(_ObservationWrapper):
