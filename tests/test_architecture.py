@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("scripts", "prl", "workers", "learner")
 ALLOWED = {
-    "scripts": {"prl"},
+    "scripts": {"prl", "workers"},
     "prl": {"prl", "workers", "learner"},
     "workers": {"workers"},
     "learner": {"learner"},
