@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from prl.config.train_config import TrainConfig
 from prl.run.train import train
 from workers.killing import STAGES
+from workers.watching import workers_of
 
 _BASE: Mapping[str, Any] = {
     "num_envs": 8,
@@ -141,24 +142,6 @@ class Killer:
     def _kill(self) -> None:
         if pids := workers_of(os.getpid()):
             os.kill(self._moments.choice(pids), signal.SIGKILL)
-
-
-def workers_of(pid: int) -> list[int]:
-    """Process ids of the workers of a learner, by their command lines."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            children = (task / "children").read_text().split()
-        except OSError:  # the thread is over
-            continue
-        for child in children:
-            try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"multiprocessing.spawn" in command and b"spawn_main" in command:
-                found.append(int(child))
-    return sorted(found)
 
 
 def settings_of(env: str, mode: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from workers.errors import WorkerDied, WorkerEnvFailed
 from workers.process_pool import ProcessPool
 from workers.recovering_pool import RecoveringPool, Recovery
 from workers.rows import pack
-from workers.testing import CompositeProbe, ProbeEnv
+from workers.testing import CompositeProbe, FaultWrapper, ProbeEnv
 
 pytestmark = [
     pytest.mark.usefixtures("leaves_nothing"),
@@ -79,6 +79,22 @@ def test_a_worker_that_hangs_once_changes_nothing(fault, tmp_path):
     with pool_of(factory, step_timeout=1.0) as pool:
         play(pool)
         assert pool.restarts == 1
+
+
+def test_a_worker_that_is_killed_and_then_stopped_changes_nothing(tmp_path):
+    """Two accidents: its successor is stopped while it repeats the steps."""
+    killed, stopped = tmp_path / "killed", str(tmp_path / "stopped")
+
+    def build():
+        if killed.exists():
+            return FaultWrapper(ProbeEnv(), "sigstop", at_step=2, seed=58, once=stopped)
+        return FaultWrapper(ProbeEnv(), "sigkill", at_step=3, seed=58, once=str(killed))
+
+    lost = []
+    with pool_of(factory_of(build), lost=lost, step_timeout=2.0) as pool:
+        play(pool)
+        assert pool.restarts == 2
+    assert lost == []
 
 
 @pytest.mark.parametrize("transport", ["shared", "pipe"])
@@ -304,6 +320,24 @@ def test_a_constructor_that_fails_at_the_second_start(tmp_path):
         with pytest.raises(WorkerEnvFailed, match="only once"):
             lost_step(pool, 0)
         assert pool.restarts == 3
+
+
+def test_processes_that_are_killed_while_they_start(tmp_path):
+    """Four in a row: whoever kills at random may hit a start again and again."""
+
+    def build():
+        with open(path, "a+", encoding="ascii") as file:
+            file.write("built\n")
+            file.seek(0)
+            built = len(file.readlines())
+        if N < built <= N + 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ProbeEnv()
+
+    path = str(tmp_path / "built")
+    with pool_of(factory_of(build)) as pool:
+        play(pool, before_step=lambda t: t == 1 and os.kill(pool.worker_pids[0], signal.SIGKILL))
+        assert pool.restarts == 5
 
 
 def test_the_budget():
