@@ -132,10 +132,12 @@ class EpisodeRecord:
         """
         env_ids = batch.env_ids
         self._steps.append(_Step(env_ids, actions, batch.reward))
-        self._lengths[env_ids] += 1
-        self.obs[env_ids] = batch.obs
+        # All rows as a slice, and counting instead of `any`: each is several times faster.
+        index = slice(None) if len(env_ids) == len(self._lengths) else env_ids
+        self._lengths[index] += 1
+        self.obs[index] = batch.obs
         ended = batch.ended
-        if ended.any():
+        if np.count_nonzero(ended):
             self._after_ends(batch, ended, next_seeds)
         if (self._dropped + len(self._steps)) % _TRIM_EVERY == 0:
             self._trim()

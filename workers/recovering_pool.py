@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,7 +28,7 @@ _FAILED_IN_A_ROW = 3
 """Episodes of one env that may be lost by its failures before one comes to its end."""
 _NOTICES = 5
 """Restarts that are told of."""
-_NOBODY = np.zeros(0, np.int64)
+_NOBODY: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,15 @@ class RecoveringPool:
         """See `EnvPool.send`."""
         rows = np.array(actions, self._pool.slab.action.dtype)  # the caller may go on with his own
         seeds = None if next_seeds is None else np.array(next_seeds, np.int64)
-        doomed = env_ids[self._doomed[env_ids]] if self._any_doomed else _NOBODY
-        aside = {self._pool.worker_of(env) for env in doomed.tolist()}
-        self._pool.send(env_ids, rows, seeds, aside=aside)
+        aside = self._workers_of_doomed(env_ids) if self._any_doomed else _NOBODY
+        self._pool.send(env_ids, rows, seeds, aside)
         self._sent.append(_Sent(env_ids, rows, seeds))
         for worker in aside:
             self._serve(worker, self._sent[-1])
+
+    def _workers_of_doomed(self, env_ids: Ids) -> Collection[int]:
+        """Of those of the envs whose episode is lost, and nobody has been told."""
+        return {self._pool.worker_of(env) for env in env_ids[self._doomed[env_ids]].tolist()}
 
     def _serve(self, worker: int, sent: _Sent) -> None:
         """Answer a worker's part of a command env by env, since some of them have lost their episode."""
