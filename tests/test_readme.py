@@ -22,7 +22,9 @@ def test_every_program_is_here_and_is_made_shorter():
     assert all(sum(long in program for program in PROGRAMS) == 1 for long in SHORTER)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["quick start", "custom loop", "own environment", "generator"])
+@pytest.mark.parametrize(
+    "program", PROGRAMS, ids=["quick start", "custom loop", "own environment", "generator"]
+)
 def test_a_program_of_the_readme_runs(program, tmp_path):
     for long, short in SHORTER.items():
         program = program.replace(long, short)
