@@ -99,7 +99,7 @@ class ChangesEnvs(Protocol):
         """Whether one of these envs has not had the first `count` calls yet."""
 
     def check(self, calls: Sequence[EnvCall]) -> None:
-        """Check that the calls which envs have had are the first ones of a list.
+        """Check that all calls which envs have had are the first ones of a list.
 
         Raises:
             ValueError: they are others.

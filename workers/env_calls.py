@@ -87,7 +87,7 @@ class EnvCalls:
         """See `ChangesEnvs`."""
         self.look_at_processes()
         count = int(self.done.max(initial=0))
-        if list(calls[:count]) != list(self.calls[:count]):
+        if count > len(calls) or list(calls[:count]) != list(self.calls[:count]):
             raise ValueError(_OTHER_CALLS)
 
     def carry_out(self, env_ids: Ids, calls: Sequence[EnvCall], results: bool = False) -> list[Any]:

@@ -131,6 +131,8 @@ class ChangeablePool(EnvPool, Protocol):
     def env_calls(self) -> ChangesEnvs:
         """Calls to the envs."""
 
+    def __enter__(self) -> ChangeablePool: ...
+
 
 def read_batch(slab: Slab, env_ids: Ids, restarts: bool) -> StepBatch:
     """The answers that lie in the rows `env_ids` of a slab, copied.
