@@ -30,6 +30,8 @@ class Stream(enum.IntEnum):
     """Noise of the actions before the first update; counter: group."""
     EVALUATION = 4
     """The seed of the evaluations of a run; no counters."""
+    TUNING = 5
+    """What settings a study tries; counter: trial."""
 
 
 def seed_sequence(seed: int, stream: Stream, *counters: int) -> np.random.SeedSequence:

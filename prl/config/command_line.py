@@ -25,6 +25,16 @@ from prl.config.yaml_format import Unwritten, load
 Config = TypeVar("Config")
 
 
+class KnowsFlags:
+    """A config that `parse` tells which of its fields the command line has named.
+
+    Attributes:
+        given: names of fields; those of a file or a preset are not among them.
+    """
+
+    given: frozenset[str] = frozenset()
+
+
 def parse(
     config_class: type[Config], argv: Sequence[str], *, prog: str, positional: str | None = None
 ) -> Config:
@@ -58,7 +68,15 @@ def parse(
         if get_origin(hints[name]) is Mapping and not isinstance(value, Mapping):
             # Key by key: one more argument for an env should not take away those of its preset.
             values[name] = {**(parser.get_default(name) or {}), **_key_values(name, value)}
-    return config_class(**_complete(values, file))
+    config = config_class(**_complete(values, file))
+    if isinstance(config, KnowsFlags):
+        object.__setattr__(config, "given", _given(parser, argv))
+    return config
+
+
+def _given(parser: ArgumentParser, argv: Sequence[str]) -> frozenset[str]:
+    flags = {word.partition("=")[0] for word in argv}
+    return frozenset(action.dest for action in parser._actions if flags & {*action.option_strings})
 
 
 def read_config(config_class: type[Config], file: Path) -> Config:

@@ -41,12 +41,20 @@ from prl.run.run_folder import CHECKPOINTS, ResumedFolder, RunFolder, make_run_f
 from prl.run.signals import Signals, Stopped, stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
 from prl.run.threads import settle_threads
+from prl.run.trackers import Tracker, find_trackers
 from prl.run.tune_choice import settled
 from prl.training.players import Players
-from prl.training.trainer import Trainer
+from prl.training.trainer import Report, Trainer
 from workers.envs import EnvFactory
 from workers.errors import WorkerError
 from workers.recovering_pool import RecoveringPool
+
+OnUpdate = Callable[[Trainer, Report], None]
+"""Called after every update."""
+
+
+def do_nothing(trainer: Trainer, report: Report) -> None:
+    """`OnUpdate` of a run that nobody intervenes in."""
 
 
 def train(
@@ -55,6 +63,8 @@ def train(
     log: Callable[[str], None] = lambda line: None,
     sinks: Sequence[Sink] = (),
     resume: str | os.PathLike[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    on_update: OnUpdate = do_nothing,
 ) -> dict[str, Any]:
     """Train as the config says and write the run folder.
 
@@ -73,6 +83,11 @@ def train(
         resume: the folder of a run, which goes on from its newest whole checkpoint. A run that has done all
             of its steps only writes its summary again. Settings that differ from the run's are named in a
             warning, except for those that may: see `prl.run.resume.MAY_CHANGE`.
+        stop: asked after every update, when the sinks have its metrics; the run ends once it says True, with
+            the status "stopped".
+        on_update: called with the trainer and its report after every update, before that is recorded. It may
+            change the envs (`Trainer.call_envs`, `Trainer.set_env_attr`); a run that goes on does not call it
+            again for updates that were recorded. What it raises ends the run.
 
     Returns:
         The summary, which is also written to `summary.json`.
@@ -88,6 +103,7 @@ def train(
     sinks = distinct_sinks(sinks)
     here = Path.cwd()  # an env may change the working directory
     config = _config_of(config, resume)
+    find_trackers(config.track)  # a missing one is told before anything starts
     factory = build_factory(config)
     if config.rollout == "episodes":
         check_trainable(factory)
@@ -105,7 +121,7 @@ def train(
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
-        return _run(config, factory, policy, folder, about, past, sinks, log)
+        return _run(config, factory, policy, folder, about, past, sinks, log, stop, on_update)
 
 
 def _run(
@@ -117,6 +133,8 @@ def _run(
     past: Resumption | None,
     sinks: Sequence[Sink],
     log: Callable[[str], None],
+    stop: Callable[[], bool],
+    on_update: OnUpdate,
 ) -> dict[str, Any]:
     """Start the pools, and train in them."""
     device, total = policy.device, config.total_timesteps
@@ -140,7 +158,10 @@ def _run(
         checkpoints = _checkpointing(config, folder, policy, about, signals, begun)
         try:
             return run_training(
-                trainer, total, folder, config.env_id, schedule, signals, sinks, checkpoints, begun
+                *(trainer, total, folder, config.env_id, schedule, signals, sinks, checkpoints, begun),
+                stop=stop,
+                on_update=on_update,
+                trackers=find_trackers(config.track),
             )
         except (Stopped, KeyboardInterrupt, WorkerError):
             written = checkpoints.summary()["checkpoint"]
@@ -245,6 +266,9 @@ def run_training(
     sinks: Sequence[Sink] = (),
     checkpoints: Checkpointing | None = None,
     begun: Begun = AT_THE_BEGINNING,
+    stop: Callable[[], bool] = lambda: False,
+    on_update: OnUpdate = do_nothing,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Drive a trainer to its total, showing progress and writing the folder.
 
@@ -260,6 +284,8 @@ def run_training(
         sinks: see `train`; different objects.
         checkpoints: writes them; None writes none.
         begun: how far the run has come.
+        stop, on_update: see `train`.
+        trackers: get all metrics and the summary, if there is a folder.
 
     Returns:
         The summary.
@@ -270,7 +296,8 @@ def run_training(
     signals = signals or Signals()
     signals.listen_again()
     recorder = Recorder(
-        trainer, total_timesteps, folder, name, schedule, signals.held, sinks, checkpoints, begun
+        *(trainer, total_timesteps, folder, name, schedule, signals.held, sinks, checkpoints, begun),
+        trackers=trackers,
     )
     status = "failed"
     try:
@@ -279,11 +306,14 @@ def run_training(
         recorder.begin()
         reports = trainer.iterations()
         timesteps = begun.timesteps
-        while timesteps < total_timesteps:
+        stopped = False
+        while timesteps < total_timesteps and not stopped:
             report = next(reports)
+            on_update(trainer, report)  # first: what it does to the trainer is part of the state
             recorder.record(report)
             timesteps = report.timesteps
-        status = "finished"
+            stopped = timesteps < total_timesteps and stop()
+        status = "stopped" if stopped else "finished"
     except (Stopped, KeyboardInterrupt):
         status = "stopped"
         raise
