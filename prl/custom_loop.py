@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import torch
 
 from learner.settings import require_counts
 from learner.store import Rollout, Store
+from prl.adapters.infos import as_vector
 from prl.pools import make_pool
 from prl.run.build import warn_of_notes
 from prl.run.torch_state import standard_torch
 from prl.training.checks import ActionCheck, as_flags, check_pool_settings
 from workers.arrays import Array, Flags, Ids
 from workers.casts import cast_exactly
+from workers.env_call import EnvCall
 from workers.envs import EnvLike, env_factory
 from workers.errors import EnvError
 from workers.pool import StepBatch
 from workers.recovering_pool import Recovery
 from workers.seeding import episode_seed
+
+_LAST_INFO = "workers.wrappers:LastInfo"
 
 
 class VecMemory:
@@ -108,6 +114,8 @@ class EnvVectorizer:
         max_episode_steps: truncate episodes after this many steps.
         step_timeout: seconds a worker may take for one command.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        infos: whether `reset` and `step` return the envs' infos, which takes one more message per worker and
+            step.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -124,12 +132,14 @@ class EnvVectorizer:
         max_episode_steps: int | None = None,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        infos: bool = False,
     ) -> None:
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         with standard_torch():
             factory = env_factory(
                 env,
                 max_episode_steps=max_episode_steps,
+                wrappers=(_LAST_INFO,) if infos else (),
                 own_process=num_workers != 0,
                 start_timeout=start_timeout,
             )
@@ -145,6 +155,8 @@ class EnvVectorizer:
         self.observation_space = factory.observation_space
         self.action_space = factory.action_space
         self._actions = ActionCheck(factory.action_space)
+        self._calls: list[EnvCall] = []
+        self._infos = infos
         self._episode = -1
         self._ended = np.ones(num_envs, np.bool_)  # what the envs say; `envs_active` is what the loop says
         self._finished = np.ones(num_envs, np.bool_)
@@ -176,7 +188,7 @@ class EnvVectorizer:
         """Start the next episode of every env.
 
         Returns:
-            Observations [N, *O], and an empty dict.
+            Observations [N, *O], and infos: see `step`.
 
         Raises:
             WorkerError: a worker died, hung or reported a failed env. All workers are ended then.
@@ -187,7 +199,7 @@ class EnvVectorizer:
         self._pool.reset(np.arange(self.num_envs), seeds)
         obs = self._receive().obs
         self._ended[:] = False
-        return obs, {}
+        return obs, self._infos_of(np.arange(self.num_envs))
 
     def step(self, actions: Array | torch.Tensor) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step of the envs that have not finished.
@@ -198,7 +210,9 @@ class EnvVectorizer:
 
         Returns:
             Next observations [G, *O] (final ones where an episode ended), rewards f32[G], terminated
-            bool[G], truncated bool[G], and an empty dict.
+            bool[G], truncated bool[G], and infos: an empty dict, or with `infos=True` those of the envs that
+            have played, as Gymnasium's vector envs return them: for each key an array [G], and bool[G] under
+            the key after an underscore, which envs have it.
 
         Raises:
             ValueError: an action is not in the action space, the number of rows is not that of the envs that
@@ -210,7 +224,8 @@ class EnvVectorizer:
         batch = self._receive()
         self._ended[playing] = batch.ended
         # The episode of a worker that could not be brought back is cut at what was seen last.
-        return batch.obs, batch.reward, batch.terminated, batch.truncated | batch.lost, {}
+        truncated = batch.truncated | batch.lost
+        return batch.obs, batch.reward, batch.terminated, truncated, self._infos_of(playing)
 
     def _playing(self) -> Ids:
         """i64[G], the envs that take the next step."""
@@ -227,12 +242,82 @@ class EnvVectorizer:
             )
         return playing
 
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every env, or of one of its wrappers; between two steps, or between episodes.
+
+        The env of a worker that is started again gets all calls again, in their order. So what a call does
+        must depend on nothing but its arguments and what calls before it have done. An env is reset once
+        before its first call.
+
+        Args:
+            name: of the method; of an attribute that cannot be called, its values are the results.
+            args, kwargs: of the method.
+
+        Returns:
+            N results, plain data.
+
+        Raises:
+            EnvCallError: an env raised, or a result cannot be sent.
+            NotData: a result is an object of a class that is not data.
+            WorkerError: a worker died, hung or reported a failed env. All workers are ended after any error.
+        """
+        return tuple(self._change(EnvCall("call", name, *_copied(args, kwargs))))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every env, or of one of its wrappers.
+
+        Raises:
+            EnvCallError, NotData, WorkerError: see `call`.
+        """
+        with self._asking():
+            return tuple(self._pool.env_calls.get(np.arange(self.num_envs), name))
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every env where it is: in the env, or in one of its wrappers; see `call`.
+
+        Args:
+            name: of an attribute that is there.
+            values: of all envs; a list or tuple has one for each of them.
+
+        Raises:
+            ValueError: the list has another length.
+            EnvCallError, WorkerError: see `call`.
+        """
+        per_env = isinstance(values, list | tuple)
+        if per_env and len(values) != self.num_envs:
+            raise ValueError(
+                f"a list of values of {name} has one for each of the {self.num_envs} envs, got {len(values)}"
+            )
+        args, _ = _copied(values if per_env else [values], {})
+        self._change(EnvCall("set", name, args, per_env=per_env))
+
+    def _change(self, call: EnvCall) -> list[Any]:
+        calls = [*self._calls, call]
+        with self._asking():
+            found = self._pool.env_calls.carry_out(np.arange(self.num_envs), calls, results=True)
+        self._calls = calls
+        return found
+
+    def _infos_of(self, env_ids: Ids) -> dict[str, Any]:
+        """The last infos of these envs: arrays [G] in their order."""
+        if not self._infos:
+            return {}
+        with self._asking():
+            groups = self._pool.env_calls.infos(env_ids)
+        here = [group._replace(env_ids=np.searchsorted(env_ids, group.env_ids)) for group in groups]
+        return as_vector(here, {}, len(env_ids))
+
     def _receive(self) -> StepBatch:
+        with self._asking():
+            return self._pool.recv()
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
         # An env in this process (num_workers=0) is the user's code, too.
         state = standard_torch() if self._pool.num_workers == 0 else contextlib.nullcontext()
         try:
             with state:
-                return self._pool.recv()
+                yield
         except BaseException:
             # A custom loop may have no `with`. After Ctrl-C in a notebook, the answer that is still to come
             # would be taken for that of the next command.
@@ -250,6 +335,14 @@ class EnvVectorizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _copied(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """As a worker gets them: the caller may change his own afterwards."""
+    copies: tuple[list[Any], dict[str, Any]] = cloudpickle.loads(
+        cloudpickle.dumps((list(args), dict(kwargs)))
+    )
+    return copies
 
 
 def _rows_like(name: str, rows: Array, space: gym.spaces.Box) -> Array:
