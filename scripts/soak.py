@@ -95,9 +95,16 @@ class Soak:
 
     def _await_update(self) -> None:
         """Let the learner that has just been started make an update."""
-        rows = self.folder / "progress.csv"
-        while not rows.exists() or rows.stat().st_mtime <= self._began_at:
+        while not self._has_made_an_update():
             self._watch_for(1.0)
+
+    def _has_made_an_update(self) -> bool:
+        rows = self.folder / "progress.csv"
+        return rows.exists() and rows.stat().st_mtime > self._began_at
+
+    def _workers(self) -> list[int]:
+        """Process ids; none while the pool is started for the first time, which is given up if one dies."""
+        return workers_of(self._learner.pid) if self._has_made_an_update() else []
 
     def _faults(self) -> Mapping[str, tuple[int, Callable[[], bool]]]:
         """By name: how likely they are, and what does them, if that is possible now."""
@@ -111,7 +118,7 @@ class Soak:
         }
 
     def _signal_worker(self, signum: signal.Signals) -> bool:
-        pids = workers_of(self._learner.pid)
+        pids = self._workers()
         with contextlib.suppress(ProcessLookupError):
             if pids:
                 os.kill(self.chance.choice(pids), signum)
@@ -119,7 +126,7 @@ class Soak:
 
     def _slow(self) -> bool:
         """A worker that stands still for a moment, and is not killed for it."""
-        pids = workers_of(self._learner.pid)
+        pids = self._workers()
         if not pids:
             return False
         victim = self.chance.choice(pids)

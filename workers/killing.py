@@ -24,27 +24,29 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 answer is written; when all of it is; in a step, and once more in the constructor of the new process; in a
 step, and once more when that is repeated; stopped (SIGSTOP) in a step, until somebody kills it."""
 
-_LONGEST = 8  # steps within which a fault happens
-
 
 class Dying(gym.Wrapper[Any, Any, Any, Any]):
     """Its worker breaks in some episodes, in each of them once. Harmless outside of workers.
 
-    Which episodes these are, and at which of their first eight steps they break, follows from their seeds,
-    whoever plays them.
+    Which episodes these are, and at which of their steps they break, follows from their seeds, whoever plays
+    them.
 
     Args:
         env: any env.
         stage: see `STAGES`.
         folder: in which a file is made for each fault, so that it happens once.
         one_in: so many episodes one has the fault.
+        within: so many of its first steps.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], stage: Stage, folder: str, one_in: int = 25) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], stage: Stage, folder: str, one_in: int = 25, within: int = 8
+    ) -> None:
         if stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage}")
         super().__init__(env)
         self._stage, self._folder, self._one_in = stage, Path(folder), one_in
+        self._within = within
         self._is_worker = multiprocessing.current_process().name.startswith("prl-worker")
         self._seed = self._step = self._breaks_at = 0
         if self._is_worker and stage == "restart" and self._takes_turn():
@@ -57,7 +59,7 @@ class Dying(gym.Wrapper[Any, Any, Any, Any]):
         digest = zlib.crc32(str(seed).encode())
         self._seed, self._step = seed or 0, 0
         has_fault = self._is_worker and seed is not None and digest % self._one_in == 0
-        self._breaks_at = 1 + digest // self._one_in % _LONGEST if has_fault else 0
+        self._breaks_at = 1 + digest // self._one_in % self._within if has_fault else 0
         if has_fault and self._stage == "reset" and self._happens():
             _kill()
         return self.env.reset(seed=seed, options=options)

@@ -72,6 +72,18 @@ def test_envs_of_workers_that_die_between_rounds_go_on_where_they_were(transport
         assert world.pool.restarts == 3
 
 
+def test_a_worker_that_dies_twice_while_it_is_idle_is_not_played_for_while_it_plays():
+    """Group 1 alone plays, and the worker of group 0 is found dead, twice: no failure of a task."""
+    with Recovering() as world, InlinePool(env_factory(ProbeEnv), 4) as inline:
+        own, rounds = LearnerPlayers(inline), [world.rounds_of(4), kind_of(4, world.policy)]
+        for number, groups in enumerate([(0, 1), (1,), (1,), (0, 1), (0, 1)]):
+            if len(groups) == 1:
+                world.kill(0)
+            found = play(world.players, world.policy, rounds[0], number, groups)
+            same_parts(found, play(own, world.policy, rounds[1], number, groups))
+        assert world.pool.restarts == 2
+
+
 def test_several_groups_of_one_worker():
     """Group 1 is idle when their worker dies for group 0, and plays in the round after that."""
     groups = (0, 1, 2, 3)
