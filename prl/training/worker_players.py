@@ -151,6 +151,8 @@ class WorkerPlayers:
     def _next_call(self, worker: int) -> int | None:
         """The first of the worker's tasks that it can be called for now, by its place among them."""
         self._look_at_process(worker)
+        if self._workers[worker].failures >= _MAX_FAILURES:
+            return None  # the learner plays the oldest one first, and needs the worker for that
         for index, open_task in enumerate(self._workers[worker].tasks):
             if not open_task.called:
                 # Nothing else can be asked of a worker that plays.
@@ -178,8 +180,10 @@ class WorkerPlayers:
             if not isinstance(self._pool, RecoveringPool):
                 raise
             self._pool.recover(error)
-            # To wait for a step that hangs takes long: it is not tried once more in the worker's own hands.
-            self._workers[error.worker].failures += _MAX_FAILURES if isinstance(error, WorkerTimeout) else 1
+            state = self._workers[error.worker]
+            if state.tasks:  # else it was idle, and has failed at nothing
+                # To wait for a step that hangs takes long: it is not tried again in the worker's own hands.
+                state.failures += _MAX_FAILURES if isinstance(error, WorkerTimeout) else 1
 
     def _finish(self, version: int) -> Iterator[GroupRollout]:
         while self._num_open.get(version, 0):
