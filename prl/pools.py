@@ -12,6 +12,7 @@ from workers.arrays import Ids
 from workers.cores import usable_cores
 from workers.env_specs import register_on_import
 from workers.envs import EnvFactory
+from workers.final_infos import SUCCESS, info_column
 from workers.guest import Invitation
 from workers.inline_pool import InlinePool
 from workers.pool import EnvPool
@@ -33,6 +34,7 @@ def make_pool(
     guest: Invitation | None = None,
     recovery: Recovery | None = None,
     close_timeout: float = 2.0,
+    log_info: Sequence[str] = (),
 ) -> EnvPool:
     """The pool for a number of workers.
 
@@ -45,15 +47,18 @@ def make_pool(
             are at most as many workers as groups. None allows any place for every env.
         guest: moves into every worker.
         recovery: workers that break are started again, within these limits; None ends the run then.
+        log_info: keys of infos; the numbers that the last infos of episodes have there are kept, as is their
+            success.
 
     Raises:
         RuntimeError: this process is daemonic and `num_workers` is not 0.
         WorkerError: a worker could not be started, or an env not be built.
     """
+    columns = (SUCCESS, *map(info_column, log_info))
     if num_workers is None:
         num_workers = usable_cores()
     if num_workers == 0:
-        return InlinePool(factory, num_envs)
+        return InlinePool(factory, num_envs, columns)
     blocks = None
     if groups is not None:
         shares = even_blocks(len(groups), min(num_workers, len(groups)))
@@ -70,6 +75,7 @@ def make_pool(
         close_timeout=close_timeout,
         blocks=blocks,
         invitation=guest,
+        info_columns=columns,
         on_output=_show,
     )
     return pool if recovery is None else RecoveringPool(pool, recovery)

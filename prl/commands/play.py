@@ -10,7 +10,8 @@ import numpy as np
 
 from learner.settings import ConfigError, Rule, check
 from prl.commands.command import Command
-from prl.run.playing import Play, PlayedEpisode, play_episodes, success_rate
+from prl.run.playing import Play, play_episodes
+from prl.training.evaluate import Episode, success_rate
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-def play(config: PlayConfig) -> Iterator[PlayedEpisode]:
+def play(config: PlayConfig) -> Iterator[Episode]:
     """Play the episodes of a config; see `play_episodes`."""
     values = dict(vars(config))
     return play_episodes(Play(render_mode=values.pop("render"), **values))
@@ -75,7 +76,7 @@ def _print_episodes(config: PlayConfig) -> None:
         print(f"videos in {video}")
 
 
-def summary_of(episodes: list[PlayedEpisode]) -> str:
+def summary_of(episodes: list[Episode]) -> str:
     """Mean, spread and extremes of the returns, and the success rate if the env tells, in one line."""
     returns = np.array([episode.episode_return for episode in episodes])
     if len(returns) == 1:

@@ -91,6 +91,9 @@ class TrainConfig(PPOConfig):
         rnd_lr: Adam's step size for the networks of that reward.
         eval_freq: evaluate once per this number of env steps, on separate envs; 0 never does.
         eval_episodes: episodes per evaluation.
+        log_info: keys of the env's infos, e.g. x_position reward_ctrl: the mean of the numbers that the last
+            infos of episodes have there joins the metrics, as rollout/info/KEY and eval/info/KEY. Whether
+            an episode was a success (is_success or success) is always told.
 
     Raises:
         ConfigError: a value is out of range.
@@ -137,10 +140,11 @@ class TrainConfig(PPOConfig):
     rnd_lr: float = 1e-3
     eval_freq: int = 0
     eval_episodes: int = 10
+    log_info: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("wrappers", "hidden_sizes"):
+        for name in ("wrappers", "hidden_sizes", "log_info"):
             if isinstance(getattr(self, name), list):  # as it comes from flags and files
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.run_folder is not None:
@@ -205,6 +209,7 @@ _RULES: tuple[Rule, ...] = (
     ("rnd_gamma", lambda v: 0.0 <= v <= 1.0, "between 0 and 1"),
     ("rnd_lr", lambda v: 0.0 < v < math.inf, "a positive number"),
     ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
+    ("log_info", lambda v: all(v) and len({*v}) == len(v), "a list of keys of infos, each once"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )
 
@@ -252,5 +257,5 @@ def unwritable_settings(config: TrainConfig) -> dict[str, str]:
 def _as_written(config: TrainConfig) -> dict[str, Any]:
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     values["env_kwargs"] = {name: writable(value) for name, value in config.env_kwargs.items()}
-    values["wrappers"], values["hidden_sizes"] = list(config.wrappers), list(config.hidden_sizes)
+    values |= {name: list(values[name]) for name in ("wrappers", "hidden_sizes", "log_info")}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -83,6 +83,7 @@ def build_pool(
         close_timeout=config.close_timeout,
         pin_workers=config.pin_workers,
         recovery=recovery_of(config),
+        log_info=config.log_info,
         **places(kit, num_envs, config.groups),
     )
 

@@ -13,6 +13,7 @@ _OF_ENVS = ("rounds/actions", "rounds/obs")  # nothing before the first round, t
 _RECENT = "recent_"  # lists of Progress that grow up to their bound
 _GROWS = "running"  # one number per env that has occurred
 _LARGEST_RECENT = 100
+_INFOS = "progress/infos"  # lists of numbers by name: of other columns if log_info was another
 
 
 def check_fits(found: Any, template: Any, name: str = "") -> None:
@@ -30,7 +31,9 @@ def check_fits(found: Any, template: Any, name: str = "") -> None:
         CheckpointError: it names the first part that does not fit.
     """
     _check_numbers(found, template, name)
-    if template is None or (name.startswith(_OF_ENVS) and not isinstance(template, list)):
+    if name == _INFOS:
+        _check_infos(found)
+    elif template is None or (name.startswith(_OF_ENVS) and not isinstance(template, list)):
         if not (found is None or isinstance(found, torch.Tensor)):
             raise CheckpointError(f"{name} is a {type(found).__name__}")
     elif isinstance(template, dict):
@@ -46,6 +49,8 @@ def check_fits(found: Any, template: Any, name: str = "") -> None:
 
 
 def _check_dict(found: Any, template: dict[Any, Any], name: str) -> None:
+    if name == "progress" and isinstance(found, dict):  # a checkpoint from before there were infos
+        found = {"infos": {}, **found}
     if not isinstance(found, dict) or found.keys() != template.keys():
         keys = sorted(map(str, found.keys() ^ template.keys())) if isinstance(found, dict) else []
         raise CheckpointError(f"{name or 'the state'} is of another kind: {', '.join(keys[:4])} do not match")
@@ -55,6 +60,21 @@ def _check_dict(found: Any, template: dict[Any, Any], name: str) -> None:
             _check_finite(found[key], below)
         elif key != "signature":
             check_fits(found[key], part, below)
+
+
+def _check_infos(found: Any) -> None:
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{_INFOS} is a {type(found).__name__}")
+    for key, numbers in found.items():
+        if not isinstance(numbers, list):
+            raise CheckpointError(f"{_INFOS}/{key} is a {type(numbers).__name__}, not a list")
+        _check_finite(numbers, f"{_INFOS}/{key}")
+        _check_recent(numbers, f"{_INFOS}/{key}")
+
+
+def _check_recent(found: list[Any] | tuple[Any, ...], name: str) -> None:
+    if len(found) > _LARGEST_RECENT or not all(type(item) in (int, float) for item in found):
+        raise CheckpointError(f"{name} is not a list of at most {_LARGEST_RECENT} numbers")
 
 
 def _check_finite(found: Any, name: str) -> None:
@@ -69,8 +89,7 @@ def _check_list(found: Any, template: list[Any] | tuple[Any, ...], name: str) ->
     if type(found) is not type(template):
         raise CheckpointError(f"{name} is a {type(found).__name__}, not a {type(template).__name__}")
     if name.rpartition("/")[2].startswith(_RECENT):
-        if len(found) > _LARGEST_RECENT or not all(type(item) in (int, float) for item in found):
-            raise CheckpointError(f"{name} is not a list of at most {_LARGEST_RECENT} numbers")
+        _check_recent(found, name)
         return
     if len(found) != len(template):
         raise CheckpointError(f"{name} has {len(found)} elements, not {len(template)}")

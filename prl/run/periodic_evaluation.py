@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from learner.policy import ActorCritic
 from prl.run.sinks import Sink
-from prl.training.evaluate import Episode, evaluate
+from prl.training.evaluate import Episode, evaluate, mean_infos
 from workers.errors import WorkerError
 from workers.pool import EnvPool
 from workers.seeding import episode_seed, evaluation_seed
@@ -54,7 +54,8 @@ class Evaluation:
 
     def as_numbers(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {"timesteps": self.timesteps, "episodes": [list(astuple(one)) for one in self.episodes]}
+        episodes = [[one.episode_return, one.length, dict(one.infos)] for one in self.episodes]
+        return {"timesteps": self.timesteps, "episodes": episodes}
 
     @classmethod
     def of_numbers(cls, numbers: Mapping[str, Any]) -> Evaluation:
@@ -79,6 +80,7 @@ class Evaluation:
             "eval/max_reward": max(self._returns),
             "eval/mean_ep_length": self.mean_length,
             "eval/episodes": float(len(self.episodes)),
+            **{f"eval/{name}": mean for name, mean in mean_infos(self.episodes).items()},
         }
 
 

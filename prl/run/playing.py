@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,6 @@ from workers.envs import AnyEnv, EnvFactory
 from workers.errors import EnvError, WorkerEnvFailed, one_line
 from workers.seeding import episode_seed
 from workers.trial_env import process_kept
-
-_SUCCESS_KEYS = ("is_success", "success")  # Stable-Baselines3's and gymnasium-robotics', and Meta-World's
-
-
-@dataclass(frozen=True)
-class PlayedEpisode(Episode):
-    """An episode, and what its last info says about success.
-
-    Attributes:
-        success: `is_success` or `success` of the last info; None if it has neither.
-    """
-
-    success: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ class Play:
     env_id: str | None = None
 
 
-def play_episodes(play: Play) -> Iterator[PlayedEpisode]:
+def play_episodes(play: Play) -> Iterator[Episode]:
     """The episodes, as soon as they have been played: those of `evaluate_run` with the same seed.
 
     Raises:
@@ -80,7 +66,7 @@ def play_episodes(play: Play) -> Iterator[PlayedEpisode]:
     trained = _with_display(_named_env(play), play)
     # An env may change the working directory.
     run, weights = Path(play.run).absolute(), weights_of(play.run, play.best).absolute()
-    factory = _Watched(**vars(build_factory(trained)), video=play.video and play.video.absolute())
+    factory = _Filmed(**vars(build_factory(trained)), video=play.video and play.video.absolute())
     policy = policy_for(run, trained, factory)
     load_weights(policy, weights)
     seeds = [episode_seed(play.seed, 0, episode) for episode in range(play.episodes)]
@@ -89,34 +75,16 @@ def play_episodes(play: Play) -> Iterator[PlayedEpisode]:
             reproducible(trained.torch_threads, torch.device("cpu")),
             build_pool(dataclasses.replace(trained, num_workers=0), factory, 1) as pool,
         ):
-            episodes = iterate_episodes(
+            yield from iterate_episodes(
                 policy,
                 pool,
                 seeds,
                 deterministic=play.deterministic,
                 max_episode_steps=evaluation_limit(trained, factory),
             )
-            for episode in episodes:
-                yield PlayedEpisode(**vars(episode), success=_success(factory.last_infos[-1]))
     except WorkerEnvFailed as error:
         _require_extras(error)
         raise
-
-
-def success_rate(episodes: Sequence[PlayedEpisode]) -> float | None:
-    """The share of successes among the episodes whose env tells; None if none does."""
-    told = [episode.success for episode in episodes if episode.success is not None]
-    return sum(told) / len(told) if told else None
-
-
-def _success(info: Any) -> bool | None:
-    for key in _SUCCESS_KEYS:
-        if isinstance(info, Mapping) and info.get(key) is not None:
-            try:
-                return bool(info[key])
-            except ValueError:  # an array of several
-                return None
-    return None
 
 
 def _named_env(play: Play) -> TrainConfig:
@@ -167,40 +135,23 @@ def _require_render_mode(trained: TrainConfig, wanted: str, kwargs: Mapping[str,
 
 
 @dataclass(frozen=True)
-class _Watched(EnvFactory):
-    """Builds one env, in this process, whose last infos can be looked at.
+class _Filmed(EnvFactory):
+    """Builds one env, in this process.
 
     Attributes:
         video: folder for one video per episode; None films nothing.
-        last_infos: the one of the last step.
     """
 
     video: Path | None = None
-    last_infos: deque[Any] = field(default_factory=lambda: deque(maxlen=1))
 
     def build(self, env_index: int = 0) -> AnyEnv:
         """See `EnvFactory.build`."""
-        env: AnyEnv = _LastInfo(super().build(env_index), self.last_infos)
+        env = super().build(env_index)
         if self.video is None:
             return env
         return gym.wrappers.RecordVideo(
             env, str(self.video), episode_trigger=lambda _: True, disable_logger=True
         )
-
-
-class _LastInfo(gym.Wrapper[Any, Any, Any, Any]):
-    """Puts the info of each step where it can be seen."""
-
-    def __init__(self, env: AnyEnv, infos: deque[Any]) -> None:
-        super().__init__(env)
-        self._infos = infos
-
-    def step(self, action: Any) -> Any:
-        """As the env; whether it answers as an env should is checked elsewhere."""
-        answer: Any = self.env.step(action)
-        if isinstance(answer, tuple):
-            self._infos.append(answer[-1])
-        return answer
 
 
 def _require_extras(failure: BaseException) -> None:

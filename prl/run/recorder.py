@@ -170,6 +170,8 @@ class Recorder:
             WriteError: something could not be written, and `status` is "finished"; else that is a warning.
         """
         seconds = self._seconds()
+        for key in self._trainer.unsaid_infos():
+            warnings.warn(f"log_info {key}: no episode had it in its last info", stacklevel=2)
         self._policy.load_state_dict(self._weights)  # an update may have been cut short
         folder, errors = self._folder, list[WriteError]()
         if folder is not None:

@@ -38,7 +38,15 @@ MAY_CHANGE = (
         "start_timeout",
         "close_timeout",
     ),
-    *("on_worker_failure", "max_restarts", "replay_limit", "checkpoint_every", "keep_checkpoints", "device"),
+    *(
+        "on_worker_failure",
+        "max_restarts",
+        "replay_limit",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "device",
+        "log_info",
+    ),
 )
 """Settings that may be given anew when a run goes on: they change no bit of what was to come, except
 for a raised total, which stretches annealed schedules from there on, and another kind of device."""

@@ -19,9 +19,10 @@ from prl.run.export import export_onnx
 from prl.run.files import write_folder
 from prl.run.loaded_policy import LoadedPolicy, load
 from prl.run.model_card import Card
-from prl.run.playing import Play, PlayedEpisode, play_episodes, success_rate
+from prl.run.playing import Play, play_episodes
 from prl.run.run_files import load_network_config, weights_of
 from prl.run.weights import WEIGHTS_FILE, weights_sha256
+from prl.training.evaluate import Episode, success_rate
 from workers.errors import EnvError
 
 _COPIED = ("config.yaml", "versions.json", "progress.csv", "evaluations.csv")
@@ -42,7 +43,7 @@ class Shared:
     """
 
     path: Path
-    episodes: list[PlayedEpisode]
+    episodes: list[Episode]
     files: list[str]
     repository: str
 
@@ -88,9 +89,7 @@ def share(
     return Shared(out, episodes, sorted(files), card.repository)
 
 
-def _described(
-    run: Path, play: Play, loaded: LoadedPolicy, episodes: Sequence[PlayedEpisode]
-) -> dict[str, bytes]:
+def _described(run: Path, play: Play, loaded: LoadedPolicy, episodes: Sequence[Episode]) -> dict[str, bytes]:
     """The weights, and what is said about them."""
     config = load_network_config(run)
     results = _results(play, episodes)
@@ -108,7 +107,7 @@ def _described(
     }
 
 
-def _results(play: Play, episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
+def _results(play: Play, episodes: Sequence[Episode]) -> dict[str, Any]:
     returns = np.array([episode.episode_return for episode in episodes])
     rate = success_rate(episodes)
     return {

@@ -17,6 +17,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from learner.settings import ConfigError
+from prl.run.files import replace_file
 from workers.errors import describe
 
 _MOST_WAITING = 16 << 20  # bytes
@@ -36,7 +37,8 @@ class Sink(Protocol):
             timesteps: env steps since the run began.
             metrics: by name, those of `Report.metrics` ("rollout/ep_rew_mean", "train/approx_kl", ...) after
                 an update, those of `Evaluation.metrics` ("eval/mean_reward", ...) after an evaluation. Read
-                only. The names after an update are the same throughout a run; a value may be NaN.
+                only. Names may join in the course of a run: "rollout/success_rate" is there once an episode
+                has told. A value may be NaN.
         """
 
     def close(self) -> None:
@@ -46,12 +48,12 @@ class Sink(Protocol):
 class CsvSink:
     """One row per call, one column per metric; readable at any time.
 
-    Rows that do not fit on the disk are kept, and written when it has room again.
+    Rows that do not fit on the disk are kept, and written when it has room again. A metric that joins later
+    gets a column that is empty above, and one that is missing an empty cell.
 
     Args:
         path: of the file; it is replaced, unless there are columns.
-        columns: of the file that is there already: rows are appended to it, without metrics that it does not
-            know.
+        columns: of the file that is there already: rows are appended to it.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
@@ -70,6 +72,9 @@ class CsvSink:
         if not self._columns:
             self._columns = list(metrics)
             self._waiting += _row(self._columns)
+        others = [name for name in metrics if name not in self._columns]
+        if others:
+            self._add_columns(others)
         cells = [f"{metrics[name]:.8g}" if name in metrics else "" for name in self._columns]
         self._waiting += _row(cells)
         try:
@@ -80,6 +85,20 @@ class CsvSink:
             if not self._was_warned:
                 self._was_warned = True
                 _warn(f"{self._path} cannot be written, its rows wait: {error.strerror or error}")
+
+    def _add_columns(self, names: Sequence[str]) -> None:
+        """Write the file anew, with more columns; while it cannot be written, they are left out."""
+        try:
+            written = self._path.read_bytes() + self._waiting
+            _, *rows = csv.reader(io.StringIO(written.decode(), newline=""))
+            columns = [*self._columns, *names]
+            padded = [_row([*cells, *("" for _ in names)]) for cells in rows]
+            replace_file(self._path, b"".join([_row(columns), *padded]))
+            file = self._path.open("ab", buffering=0)
+        except OSError:
+            return
+        self._file.close()
+        self._file, self._columns, self._waiting = file, columns, b""
 
     def _write_waiting(self) -> None:
         while self._waiting:
@@ -142,7 +161,7 @@ class TensorBoardSink:
 
 
 class ProgressBar:
-    """A tqdm bar on stderr: steps, mean return, recent steps/s, occupancy. Silent if stderr is no terminal.
+    """A tqdm bar on stderr: steps, mean return, successes, speed, occupancy. Silent if it is no terminal.
 
     Args:
         total_timesteps: length of the bar.
@@ -166,7 +185,7 @@ class ProgressBar:
         if self._bar.disable:
             return
         self._bar.set_postfix_str(
-            f"return {metrics['rollout/ep_rew_mean']:.4g}, "
+            f"return {metrics['rollout/ep_rew_mean']:.4g}, {_success(metrics)}"
             f"{metrics['time/iteration_fps']:,.0f} steps/s "
             f"(mean {metrics['time/fps']:,.0f}), "
             f"occupancy {metrics['rollout/occupancy']:.0%}",
@@ -179,6 +198,11 @@ class ProgressBar:
     def close(self) -> None:
         """See `Sink`."""
         self._bar.close()
+
+
+def _success(metrics: Mapping[str, float]) -> str:
+    rate = metrics.get("rollout/success_rate")
+    return "" if rate is None else f"success {rate:.0%}, "
 
 
 Hold = Callable[[], AbstractContextManager[None]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
+from prl.training.episode_infos import said
+from workers.final_infos import SUCCESS
 from workers.pool import EnvPool
 from workers.seeding import Stream, generator
 
@@ -28,10 +30,34 @@ _IMAGE_ROWS = 4
 
 @dataclass(frozen=True)
 class Episode:
-    """The outcome of one episode: `episode_return` is undiscounted, `length` in steps."""
+    """The outcome of one episode.
+
+    Attributes:
+        episode_return: undiscounted.
+        length: in steps.
+        infos: what its last info says, by the names of the pool's `info_columns`.
+    """
 
     episode_return: float
     length: int
+    infos: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def success(self) -> bool | None:
+        """Whether it has reached its goal; None if its last info does not say."""
+        found = self.infos.get(SUCCESS.name)
+        return None if found is None else bool(found)
+
+
+def mean_infos(episodes: Sequence[Episode]) -> dict[str, float]:
+    """The means of what infos say, each over the episodes that say it; in alphabetical order."""
+    names = sorted({name for episode in episodes for name in episode.infos})
+    return {name: float(np.mean([e.infos[name] for e in episodes if name in e.infos])) for name in names}
+
+
+def success_rate(episodes: Sequence[Episode]) -> float | None:
+    """The share of successes among the episodes whose env tells; None if none does."""
+    return mean_infos(episodes).get(SUCCESS.name)
 
 
 class EpisodeActor:
@@ -156,6 +182,7 @@ def _play_batch(
 ) -> tuple[list[Episode], int]:
     """One episode in each of the first len(seeds) envs, and how many were cut. Finished envs drop out."""
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    infos: list[dict[str, float]] = [{} for _ in seeds]
     env_ids: Ids = np.arange(len(seeds))
     pool.reset(env_ids, seeds)
     obs = pool.recv().obs
@@ -166,9 +193,12 @@ def _play_batch(
         batch = pool.recv()
         returns[env_ids] += batch.reward
         lengths[env_ids] += 1
+        if batch.final_info is not None:
+            for env, row in zip(env_ids[batch.ended].tolist(), batch.final_info, strict=True):
+                infos[env] = said(pool.info_columns, row)
         active = ~batch.ended
         env_ids, obs = env_ids[active], batch.obs[active]
-    episodes = [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), strict=True)]
+    episodes = [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), infos, strict=True)]
     return episodes, len(env_ids)
 
 

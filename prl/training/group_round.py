@@ -55,11 +55,13 @@ class Episodes:
         env_ids: i64[E], ascending; each env's own episodes in the order of time.
         returns: f64[E], undiscounted.
         lengths: i64[E], steps.
+        infos: f64[E, K], what their last infos say (see `workers.pool.StepBatch.final_info`).
     """
 
     env_ids: Ids
     returns: Floats
     lengths: Ids
+    infos: Floats
 
 
 @dataclass
@@ -181,6 +183,9 @@ class _GroupRound:
         self._terminated: list[Flags] = []
         self._continues: list[Flags] = []
         self._final_obs: list[Array] = []
+        # Of the ends of episodes alone.
+        self._ended: list[Ids] = []
+        self._infos: list[Floats] = []
 
     def begin(self) -> None:
         """Give the pool the first command."""
@@ -253,7 +258,10 @@ class _GroupRound:
         self._continues.append(~ended[closed])
         self._final_obs.append(batch.obs[closed])
         self._lost += int(batch.lost.sum())
-        self._on_ended(batch.env_ids[ended])
+        over = batch.env_ids[ended]
+        self._ended.append(over)
+        self._infos.append(np.zeros((len(over), 0)) if batch.final_info is None else batch.final_info)
+        self._on_ended(over)
 
     def _start_episodes(self, rows: Ids) -> None:
         """The next episode of these envs begins."""
@@ -270,7 +278,9 @@ class _GroupRound:
     def result(self) -> GroupRollout:
         """What came of the task."""
         rollout = self._rollout()
-        episodes, returns, lengths = episodes_of(rollout, self.task)
+        in_order = np.argsort(np.concatenate(self._ended), kind="stable")
+        infos = np.concatenate(self._infos)[in_order]
+        episodes, returns, lengths = episodes_of(rollout, self.task, infos)
         return GroupRollout(
             group=self.task.group,
             rollout=rollout,
@@ -302,8 +312,14 @@ class _GroupRound:
         )
 
 
-def episodes_of(rollout: Rollout, task: GroupTask) -> tuple[Episodes, Floats, Ids]:
-    """The episodes that ended in a rollout, and of those that did not, returns f64[G] and lengths i64[G]."""
+def episodes_of(rollout: Rollout, task: GroupTask, infos: Floats) -> tuple[Episodes, Floats, Ids]:
+    """The episodes that ended in a rollout, and of those that did not, returns f64[G] and lengths i64[G].
+
+    Args:
+        rollout: of the task.
+        task: that was played.
+        infos: f64[E, K], of the episodes that ended, env after env.
+    """
     stops = np.flatnonzero(rollout.ends) + 1
     starts = np.concatenate([[0], stops[:-1]])
     env_ids = rollout.env_ids[starts]
@@ -316,4 +332,5 @@ def episodes_of(rollout: Rollout, task: GroupTask) -> tuple[Episodes, Floats, Id
     is_last = np.append(is_first[1:], True)
     running_returns = np.where(over, 0.0, returns)[is_last]
     running_lengths = np.where(over, 0, lengths)[is_last]
-    return Episodes(env_ids[over], returns[over], lengths[over]), running_returns, running_lengths
+    episodes = Episodes(env_ids[over], returns[over], lengths[over], infos)
+    return episodes, running_returns, running_lengths

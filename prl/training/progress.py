@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from prl.training.episode_infos import EpisodeInfos
 from prl.training.rounds import Round
 
 _RECENT_EPISODES = 100
@@ -23,6 +24,7 @@ class Progress:
         timesteps: env steps so far.
         lost_episodes: so far.
         recent_returns, recent_lengths: of the last 100 episodes.
+        infos: what episodes have said.
     """
 
     iteration: int = 0
@@ -32,6 +34,7 @@ class Progress:
     lost_episodes: int = 0
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_EPISODES))
     recent_lengths: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT_EPISODES))
+    infos: EpisodeInfos = field(default_factory=lambda: EpisodeInfos(()))
 
     def count(self, played: Round) -> None:
         """One more round."""
@@ -41,15 +44,20 @@ class Progress:
         self.lost_episodes += played.lost
         self.recent_returns.extend(played.returns.tolist())
         self.recent_lengths.extend(played.lengths.tolist())
+        self.infos.add(played.infos)
 
     def state_dict(self) -> dict[str, Any]:
-        """All fields, as numbers and lists of numbers."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: list(v) if isinstance(v, deque) else v for name, v in values.items()}
+        """All fields, as numbers and lists of numbers; `infos` as its own state."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "infos"}
+        state = {name: list(v) if isinstance(v, deque) else v for name, v in values.items()}
+        return {**state, "infos": self.infos.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`. States of earlier versions of prl have no infos."""
+        self.infos.load_state_dict(state.get("infos", {}))
         for item in fields(self):
+            if item.name == "infos":
+                continue
             value = state[item.name]
             setattr(self, item.name, deque(value, _RECENT_EPISODES) if isinstance(value, list) else value)
 

@@ -38,6 +38,7 @@ class Round:
         parts: the steps of each group.
         returns: f64[E] of the episodes that ended in it, undiscounted, in env order.
         lengths: i64[E], steps.
+        infos: f64[E, K], what their last infos say.
         steps: of all envs.
         longest: steps of the env that played most.
         lost: episodes that were closed because their worker failed.
@@ -47,6 +48,7 @@ class Round:
     parts: list[Rollout]
     returns: Floats
     lengths: Ids
+    infos: Floats
     steps: int
     longest: int
     lost: int
@@ -61,6 +63,7 @@ class Round:
             parts=[part.rollout for part in parts],
             returns=np.concatenate([part.episodes.returns for part in parts])[order],
             lengths=np.concatenate([part.episodes.lengths for part in parts])[order],
+            infos=np.concatenate([part.episodes.infos for part in parts])[order],
             steps=sum(len(part.rollout) for part in parts),
             longest=max(part.longest for part in parts),
             lost=sum(part.lost for part in parts),

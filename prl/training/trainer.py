@@ -15,6 +15,7 @@ from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.store import Rollout, concatenate
 from prl.training.collector import Collector
+from prl.training.episode_infos import EpisodeInfos
 from prl.training.group_round import PlayingTime
 from prl.training.lagging import LaggingPolicy
 from prl.training.phases import phase_shares
@@ -50,7 +51,8 @@ class Report:
         lengths: i64[episodes of this iteration].
         mean_return: over the last 100 episodes; NaN before the first has ended.
         lost_episodes: since the run began.
-        metrics: by name, e.g. "rollout/ep_rew_mean" (the names of Stable-Baselines3).
+        metrics: by name, e.g. "rollout/ep_rew_mean" (the names of Stable-Baselines3). What infos say is in it
+            as soon as an episode has said it.
     """
 
     iteration: int
@@ -135,7 +137,7 @@ class Trainer:
         rounds = self._rounds_of(EpisodeTracker(pool.num_envs, seed), num_steps)
         self._collector = Collector(self._players, rounds, groups, batch_size)
         self._players.remember(rounds.running_actions)
-        self._progress = Progress()
+        self._progress = Progress(infos=EpisodeInfos(pool.info_columns))
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
         self._turns = Turns(self._players.cores if overlap else ())
@@ -252,6 +254,7 @@ class Trainer:
             "rollout/ep_len_mean": _mean(progress.recent_lengths),
             "rollout/iteration_rew_mean": _mean(np.concatenate([r.returns for r in rounds])),
             "rollout/occupancy": steps / capacity,
+            **{f"rollout/{name}": mean for name, mean in progress.infos.means().items()},
             "faults/lost_episodes": float(progress.lost_episodes),
             "faults/worker_restarts": float(self.pool.restarts),
             "time/iterations": float(progress.iteration),
@@ -269,6 +272,10 @@ class Trainer:
             lost_episodes=progress.lost_episodes,
             metrics=metrics,
         )
+
+    def unsaid_infos(self) -> list[str]:
+        """Keys of infos that the pool was asked for, and that no episode so far has had in its last info."""
+        return self._progress.infos.unsaid() if self._progress.episodes else []
 
     def _signature(self) -> dict[str, Any]:
         """What has to be equal in a trainer that continues from a state of this one."""

@@ -95,29 +95,33 @@ class RolloutCodec:
             pieces += [np.ascontiguousarray(getattr(source, n), dtype).tobytes() for n, _, dtype in columns]
         if part.obs is not None:
             pieces.append(np.ascontiguousarray(part.obs, self._shown[1]).tobytes())
+        pieces.append(np.ascontiguousarray(episodes.infos, np.float64).tobytes())
         return b"".join(pieces)
 
-    def decode(self, payload: bytes) -> tuple[GroupRollout, PlayingTime]:
+    def decode(self, payload: bytes, num_infos: int = 0) -> tuple[GroupRollout, PlayingTime]:
         """What came of a task, and what playing it took.
+
+        Args:
+            payload: as `encode` has made it.
+            num_infos: K, numbers that are kept of the last info of an episode.
 
         Raises:
             ProtocolError: the payload is no rollout.
         """
         try:
-            return self._decode(payload)
+            return self._decode(payload, num_infos)
         except (ValueError, struct.error) as error:
             raise ProtocolError(f"not a rollout: {error}") from error
 
-    def _decode(self, payload: bytes) -> tuple[GroupRollout, PlayingTime]:
+    def _decode(self, payload: bytes, num_infos: int) -> tuple[GroupRollout, PlayingTime]:
         group, steps, ends, over, envs, longest, lost, shows, *seconds = _HEADER.unpack_from(payload)
         reader = _Reader(payload, _HEADER.size)
         of_steps = {name: reader.take(steps, shape, dtype) for name, shape, dtype in self._steps}
         of_ends = {name: reader.take(ends, shape, dtype) for name, shape, dtype in self._ends}
-        episodes = Episodes(
-            **{name: reader.take(over, shape, dtype) for name, shape, dtype in self._episodes}
-        )
+        of_episodes = {name: reader.take(over, shape, dtype) for name, shape, dtype in self._episodes}
         of_envs = {name: reader.take(envs, shape, dtype) for name, shape, dtype in self._envs}
         obs = reader.take(envs, *self._shown) if shows else None
+        episodes = Episodes(**of_episodes, infos=reader.take(over, (num_infos,), np.dtype(np.float64)))
         reader.finish()
         rollout = Rollout(**of_steps, **of_ends, extra={})
         part = GroupRollout(group, rollout, episodes, **of_envs, obs=obs, longest=longest, lost=lost)

@@ -249,7 +249,7 @@ class WorkerPlayers:
             raise NonFiniteError(payload.decode(errors="replace"))
         if kind != ROLLOUT:
             raise ProtocolError(f"not an answer: kind {kind!r}")
-        part, seconds = self._codec.decode(payload)
+        part, seconds = self._codec.decode(payload, len(self._pool.info_columns))
         if part.group != task.group:
             raise ProtocolError(f"not an answer: of group {part.group} instead of {task.group}")
         return part, seconds

@@ -28,7 +28,9 @@ def part_of(group, env_ids, steps):
         final_obs=np.zeros((len(env_ids), 1)),
         extra={},
     )
-    episodes = Episodes(env_ids, np.zeros(len(env_ids)), np.full(len(env_ids), steps))
+    episodes = Episodes(
+        env_ids, np.zeros(len(env_ids)), np.full(len(env_ids), steps), np.zeros((len(env_ids), 0))
+    )
     zeros = np.zeros(len(env_ids))
     return GroupRollout(group, rollout, episodes, env_ids, zeros, env_ids * 0, None, steps, 0)
 

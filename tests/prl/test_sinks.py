@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import sys
 import threading
 from types import SimpleNamespace
@@ -166,6 +167,34 @@ def test_a_bar_needs_no_stderr(monkeypatch):
     bar = ProgressBar(5)
     bar.write(5, {})
     bar.close()
+
+
+def test_a_metric_that_joins_later_gets_a_column(tmp_path):
+    sink = CsvSink(tmp_path / "rows.csv")
+    sink.write(1, {"a": 1.0, "b, c": 2.0})
+    sink.write(2, {"a": 3.0, "b, c": 4.0, "late": 0.5})
+    sink.write(3, {"late": 0.25, "b, c": 6.0})
+    sink.close()
+    sink = CsvSink(tmp_path / "rows.csv", ["a", "b, c", "late"])
+    sink.write(4, {"a": 7.0, "later": 8.0})
+    sink.close()
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert lines == ['a,"b, c",late,later', "1,2,,", "3,4,0.5,", ",6,0.25,", "7,,,8"]
+    assert os.listdir(tmp_path) == ["rows.csv"]
+
+
+def test_a_metric_that_joins_while_the_disk_is_full_joins_later(tmp_path, monkeypatch):
+    def fails(path, content):
+        raise WriteError(f"cannot write {path}: No space left on device")
+
+    sink = CsvSink(tmp_path / "rows.csv")
+    sink.write(1, {"a": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr("prl.run.sinks.replace_file", fails)
+        sink.write(2, {"a": 2.0, "late": 0.5})
+    sink.write(3, {"a": 3.0, "late": 0.25})
+    sink.close()
+    assert (tmp_path / "rows.csv").read_text().splitlines() == ["a,late", "1,", "2,", "3,0.25"]
 
 
 def test_a_sink_that_cannot_be_opened_is_left_out(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from telling_envs import Telling
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
@@ -14,6 +15,7 @@ from prl.training.wire import RolloutCodec, WeightsLayout
 from prl.training.worker_players import player_kit
 from workers.envs import env_factory
 from workers.errors import ProtocolError
+from workers.final_infos import SUCCESS, info_column
 from workers.inline_pool import InlinePool
 from workers.seeding import Stream
 from workers.testing import CompositeProbe, ProbeEnv
@@ -25,7 +27,9 @@ ENVS = {
     "scalar": lambda: ProbeEnv(shape=(), dtype="float64"),
     "continuous": lambda: ProbeEnv(box_action=True),
     "nested": CompositeProbe,
+    "telling": Telling,
 }
+COLUMNS = (SUCCESS, info_column("distance"))
 
 
 def played(env="vector", num_steps=None, seed=3):
@@ -35,7 +39,7 @@ def played(env="vector", num_steps=None, seed=3):
     tracker = EpisodeTracker(3, seed)
     kind = WholeEpisodes(tracker) if num_steps is None else FixedSteps(tracker, num_steps, None)
     kit = player_kit(policy)
-    with InlinePool(factory, 3) as pool:
+    with InlinePool(factory, 3, COLUMNS) as pool:
         task = kind.task(7, np.arange(3), (Stream.NOISE, 0))
         (part,) = play_groups(pool, Actor(policy).now(), [task])
     return kit.codec(), part
@@ -57,7 +61,7 @@ def same_fields(left, right):
 @pytest.mark.parametrize("env", ENVS)
 def test_a_rollout_comes_out_as_it_went_in(env, num_steps):
     codec, part = played(env, num_steps)
-    found, seconds = codec.decode(codec.encode(part, SECONDS))
+    found, seconds = codec.decode(codec.encode(part, SECONDS), 2)
     same_fields(part, found)
     assert seconds == SECONDS
     assert (found.obs is None) == (num_steps is None)
@@ -67,7 +71,7 @@ def test_a_rollout_comes_out_as_it_went_in(env, num_steps):
 def test_a_round_in_which_no_episode_has_ended_has_none():
     codec, part = played(num_steps=1)
     assert len(part.episodes.lengths) == 0
-    assert codec.decode(codec.encode(part, SECONDS))[0].episodes.returns.shape == (0,)
+    assert codec.decode(codec.encode(part, SECONDS), 2)[0].episodes.returns.shape == (0,)
 
 
 @pytest.mark.parametrize("num_steps", [None, 4])
@@ -76,9 +80,9 @@ def test_a_rollout_that_is_cut_anywhere_is_refused(num_steps):
     payload = codec.encode(part, SECONDS)
     for size in [*range(0, 100), *range(100, len(payload), 37), len(payload) - 1]:
         with pytest.raises(ProtocolError, match="not a rollout"):
-            codec.decode(payload[:size])
+            codec.decode(payload[:size], 2)
     with pytest.raises(ProtocolError, match=f"{len(payload) + 1} bytes, expected {len(payload)}"):
-        codec.decode(payload + b"\0")
+        codec.decode(payload + b"\0", 2)
 
 
 @pytest.mark.parametrize("where", range(1, 5), ids=["steps", "ends", "episodes", "envs"])
@@ -89,14 +93,22 @@ def test_counts_that_do_not_fit_are_refused(where, change):
     numbers = np.frombuffer(payload, np.int64, 8)
     numbers[where] += change
     with pytest.raises(ProtocolError, match="not a rollout"):
-        codec.decode(bytes(payload))
+        codec.decode(bytes(payload), 2)
 
 
 def test_a_codec_of_another_space_refuses_it():
     codec, part = played()
     other = RolloutCodec(Box(-1.0, 1.0, (3,), np.float32), Discrete(5))
     with pytest.raises(ProtocolError):
-        other.decode(codec.encode(part, SECONDS))
+        other.decode(codec.encode(part, SECONDS), 2)
+
+
+def test_another_number_of_infos_is_refused():
+    codec, part = played("telling")
+    assert np.isfinite(part.episodes.infos[:, 1]).all()
+    for other in (0, 1, 3):
+        with pytest.raises(ProtocolError, match="not a rollout"):
+            codec.decode(codec.encode(part, SECONDS), other)
 
 
 # ---- weights
