@@ -116,6 +116,7 @@ class EnvVectorizer:
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
         infos: whether `reset` and `step` return the envs' infos, which takes one more message per worker and
             step.
+        env_index_kwarg: keyword argument under which the constructor gets the index of its env, 0..N-1.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -133,6 +134,7 @@ class EnvVectorizer:
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
         infos: bool = False,
+        env_index_kwarg: str | None = None,
     ) -> None:
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         with standard_torch():
@@ -140,6 +142,7 @@ class EnvVectorizer:
                 env,
                 max_episode_steps=max_episode_steps,
                 wrappers=(_LAST_INFO,) if infos else (),
+                env_index_kwarg=env_index_kwarg,
                 own_process=num_workers != 0,
                 start_timeout=start_timeout,
             )

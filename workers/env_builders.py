@@ -8,7 +8,7 @@ import io
 import pickle
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -221,6 +221,27 @@ class WithRegistry:
                 f"{one_line(error)} (registered in the main process only, and cannot be pickled: "
                 f"{', '.join(self.left_out)}; register it in a module that the function imports)"
             ) from error
+
+
+def with_argument(build: Builder, name: str, value: Any) -> Builder:
+    """A builder that gives one more keyword argument to the env's constructor.
+
+    Args:
+        build: one of the builders of this module.
+        name, value: of the argument.
+
+    Raises:
+        EnvError: the argument is given already, is no name, or nothing is constructed.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise EnvError(f"env_index_kwarg must be the name of an argument, such as port_offset, got {name!r}")
+    if isinstance(build, FromSpec | FromModule | FromCallable):
+        if name in build.kwargs:
+            raise EnvError(f"{name} cannot be an argument of the env and get its index, too")
+        return replace(build, kwargs={**build.kwargs, name: value})
+    if isinstance(build, WithTimeLimit | WithWrappers | WithRegistry):
+        return replace(build, build=with_argument(build.build, name, value))
+    raise EnvError(f"an env that exists already cannot get its index as {name}; pass its id or class")
 
 
 BUILDERS = (FromSpec, FromModule, FromCallable, WithAttributes, WithTimeLimit, WithWrappers, WithRegistry)

@@ -25,6 +25,7 @@ from workers.env_builders import (
     WithRegistry,
     WithTimeLimit,
     WithWrappers,
+    with_argument,
 )
 from workers.env_compare import AnyEnv
 from workers.env_copies import copies_of
@@ -60,6 +61,8 @@ class EnvFactory:
         ignores_mask: whether the "action_mask" of the env's observation is in `observation_space` as an
             observation like any other, under the key "plain_action_mask".
         notes: lines that the user should read, e.g. that the env itself has a shorter time limit.
+        index_argument: keyword argument under which the constructor gets the index of its env; None for none.
+        first_index: of a pool's first env; another pool's envs have other ones.
     """
 
     name: str
@@ -71,6 +74,8 @@ class EnvFactory:
     mask_from_info: bool = False
     ignores_mask: bool = False
     notes: tuple[str, ...] = ()
+    index_argument: str | None = None
+    first_index: int = 0
 
     def for_envs(self, envs: range) -> EnvFactory:
         """The factory that a worker needs to build some of a pool's envs."""
@@ -80,9 +85,12 @@ class EnvFactory:
         """A new env with the factory's spaces. Raises whatever the env's constructor raises.
 
         Args:
-            env_index: of the env in its pool. All envs of this factory are alike.
+            env_index: of the env in its pool. Apart from it, all envs of this factory are alike.
         """
-        env: AnyEnv = cloudpickle.loads(self.payload)()
+        build: Builder = cloudpickle.loads(self.payload)
+        if self.index_argument is not None:
+            build = with_argument(build, self.index_argument, self.first_index + env_index)
+        env: AnyEnv = build()
         if self.ignored_observations:
             env = NumericObservation(env)
         if self.ignores_mask:
@@ -100,6 +108,7 @@ def env_factory(
     use_action_masks: bool = True,
     own_process: bool = True,
     start_timeout: float = 120.0,
+    env_index_kwarg: str | None = None,
 ) -> EnvFactory:
     """Turn anything that names an environment into a factory.
 
@@ -124,6 +133,9 @@ def env_factory(
             called "plain_action_mask".
         own_process: False builds the env in this process in any case, for pools whose envs are here, too.
         start_timeout: seconds that the process may take to start, and the env to be built, and to be reset.
+        env_index_kwarg: keyword argument under which the constructor gets the index of its env, 0..N-1, for
+            what each copy needs for itself, such as a port. The env that is built to learn the spaces gets
+            0, too, and is closed before the others are built.
 
     Raises:
         EnvError: in one line, why the env cannot be used.
@@ -134,6 +146,9 @@ def env_factory(
             named = tuple(NamedWrapper(text) for text in wrappers)
             build = WithWrappers(build, named)
             is_known = is_known and all(wrapper.module.startswith(_KNOWN) for wrapper in named)
+        payload = dumps(name, build, BUILDERS)
+        if env_index_kwarg is not None:
+            build = with_argument(build, env_index_kwarg, 0)
         trial = Trial(name, dumps(name, build, BUILDERS), max_episode_steps, use_action_masks)
         if is_known or not own_process or multiprocessing.current_process().daemon:
             found = describe(trial, build)
@@ -141,7 +156,7 @@ def env_factory(
             found = describe_in_process(trial, start_timeout)
     if ends_by_itself:
         found = dataclasses.replace(found, has_time_limit=True)
-    return EnvFactory(name, trial.payload, **vars(found))
+    return EnvFactory(name, payload, **vars(found), index_argument=env_index_kwarg)
 
 
 class _Named(NamedTuple):

@@ -308,6 +308,7 @@ class RecoveringPool:
         Raises:
             WorkerError: see `recv`.
         """
+        self._renew_changed(episodes)
         for env, seed, actions, obs, calls in episodes:
             self._doomed[env] = False
             action = self._pool.slab.action[env]
@@ -327,6 +328,18 @@ class RecoveringPool:
         self._doomed[lost] = False
         self._record.end(lost)
         return lost
+
+    def _renew_changed(
+        self, episodes: Sequence[tuple[int, int, Sequence[Array], Array, EpisodeCalls]]
+    ) -> None:
+        """Start workers anew whose envs have had calls already that came in the middle of their episodes."""
+        done = self._pool.env_calls
+        done.look_at_processes()
+        for worker in {self.worker_of(env) for env, *_, calls in episodes if done.done[env] > calls.before}:
+            try:
+                self._pool.restart(worker)
+            except WorkerError as error:
+                self.recover(error)
 
     def call(self, worker: int, request: bytes) -> None:
         """See `ProcessPool.call`. What the worker's envs play from here on is the caller's to repeat."""
