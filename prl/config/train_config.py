@@ -33,6 +33,9 @@ class TrainConfig(PPOConfig):
         env_id: anything gymnasium.make takes; module:EnvId imports module first.
         env_kwargs: keyword arguments of the env, as key=value. Values are read as YAML: 3, 1e-3, true, no,
             null, [1, 2]; quotes make text of them, as in 'key="no"'.
+        env_index_kwarg: keyword argument under which the env's constructor gets the number of its copy, from
+            0 on, for what each copy needs for itself, such as a port. Copies for evaluations have further
+            numbers.
         wrappers: wrappers of the env, from the inside out, each as module:Class or
             "module:Class(key=value, ...)".
         preset: auto takes the settings that ship with prl for the env id, if any; none ignores presets; the
@@ -94,6 +97,10 @@ class TrainConfig(PPOConfig):
         log_info: keys of the env's infos, e.g. x_position reward_ctrl: the mean of the numbers that the last
             infos of episodes have there joins the metrics, as rollout/info/KEY and eval/info/KEY. Whether
             an episode was a success (is_success or success) is always told.
+        track: experiment trackers that get settings, metrics and the summary: wandb, mlflow, trackio,
+            swanlab, or names of entry points of the group prl.sinks. The tools' own settings say where they
+            write, e.g. WANDB_MODE=offline.
+        track_project: what they call the project.
 
     Raises:
         ConfigError: a value is out of range.
@@ -101,6 +108,7 @@ class TrainConfig(PPOConfig):
 
     env_id: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    env_index_kwarg: str | None = None
     wrappers: Sequence[str] = ()
     preset: str = "auto"
     max_episode_steps: int | None = None
@@ -141,10 +149,12 @@ class TrainConfig(PPOConfig):
     eval_freq: int = 0
     eval_episodes: int = 10
     log_info: Sequence[str] = ()
+    track: Sequence[str] = ()
+    track_project: str = "prl"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("wrappers", "hidden_sizes", "log_info"):
+        for name in ("wrappers", "hidden_sizes", "log_info", "track"):
             if isinstance(getattr(self, name), list):  # as it comes from flags and files
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.run_folder is not None:
@@ -210,6 +220,8 @@ _RULES: tuple[Rule, ...] = (
     ("rnd_lr", lambda v: 0.0 < v < math.inf, "a positive number"),
     ("log_std_init", lambda v: -20.0 <= v <= 2.0, "between -20 and 2"),
     ("log_info", lambda v: all(v) and len({*v}) == len(v), "a list of keys of infos, each once"),
+    ("track", all, "a list of names"),
+    ("track_project", bool, "a name"),
     ("hidden_sizes", lambda v: all(size >= 1 for size in v), "sizes of at least 1"),
 )
 
@@ -220,6 +232,7 @@ def unused_settings(config: TrainConfig) -> list[tuple[str, str]]:
         ("num_steps", config.rollout == "steps", "rollout steps"),
         ("rnd_coef rnd_gamma rnd_lr", config.rnd, "rnd"),
         ("eval_episodes", config.eval_freq > 0, "eval_freq"),
+        ("track_project", bool(config.track), "track"),
     )
     defaults = {item.name: item.default for item in dataclasses.fields(config)}
     return [
@@ -257,5 +270,5 @@ def unwritable_settings(config: TrainConfig) -> dict[str, str]:
 def _as_written(config: TrainConfig) -> dict[str, Any]:
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     values["env_kwargs"] = {name: writable(value) for name, value in config.env_kwargs.items()}
-    values |= {name: list(values[name]) for name in ("wrappers", "hidden_sizes", "log_info")}
+    values |= {name: list(values[name]) for name in ("wrappers", "hidden_sizes", "log_info", "track")}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -12,7 +12,7 @@ from prl.config.train_config import ConfigError, TrainConfig
 from prl.config.yaml_format import Unwritten
 from prl.report.reading import Run
 
-_NOT_COMPARED = frozenset({"seed", "run_folder"})
+_NOT_COMPARED = frozenset({"seed", "run_folder", "track", "track_project"})
 _NAMED_SETTINGS = 2  # in a label
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +14,16 @@ from typing import Any
 import torch
 
 from learner.state import copied
+from prl.run.background import BackgroundSink
 from prl.run.checkpointing import Checkpointing, NoCheckpoints, SafePoint
 from prl.run.files import WriteError
 from prl.run.periodic_evaluation import NO_EVALUATION, Evaluation, EvaluationSchedule, PeriodicEvaluation
+from prl.run.progress_bar import ProgressBar
 from prl.run.resume import AT_THE_BEGINNING, Begun, run_state
 from prl.run.rewinding import rewind_csv, rewind_events
 from prl.run.run_folder import RunFolder
-from prl.run.sinks import CsvSink, FaultTolerantSink, Hold, ProgressBar, Sink, TensorBoardSink, open_sink
+from prl.run.sinks import CsvSink, FaultTolerantSink, Hold, Sink, TensorBoardSink, open_sink, summarize
+from prl.run.trackers import Tracker, written_settings
 from prl.run.weights import weights_sha256
 from prl.training.trainer import Report, Trainer
 
@@ -40,6 +43,7 @@ class Recorder:
         sinks: get all metrics.
         checkpoints: writes them.
         begun: how far the run has come.
+        trackers: get all metrics and the summary, if there is a folder.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Recorder:
         sinks: Sequence[Sink],
         checkpoints: Checkpointing | None = None,
         begun: Begun = AT_THE_BEGINNING,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._start = time.perf_counter()
         self._trainer = trainer
@@ -68,11 +73,15 @@ class Recorder:
         self._schedule = schedule
         self._evaluation: PeriodicEvaluation | None = None
         self._callers: list[Sink] = [FaultTolerantSink(sink, hold) for sink in sinks]
+        self._wanted = trackers
+        self._trackers: list[BackgroundSink] = []
         self._sinks: list[Sink] = []
         self._evaluation_sinks: list[Sink] = []
 
     def begin(self) -> None:
         """Open the sinks. If that fails, `finish` closes those that are open, and the caller's."""
+        self._start_trackers()
+        self._start = time.perf_counter()  # the user may have been asked for a password
         self._sinks.append(
             FaultTolerantSink(ProgressBar(self._total_timesteps, self._begun.timesteps), self._hold)
         )
@@ -86,7 +95,16 @@ class Recorder:
                 sinks=self._evaluation_sinks,
                 on_best=self._keep_best,
                 so_far=self._begun.evaluations,
+                env_calls=self._trainer.evaluation_calls,
             )
+
+    def _start_trackers(self) -> None:
+        """Before the progress bar, since tools print how to look at a run."""
+        if self._folder is not None:
+            for tracker in self._wanted:
+                self._trackers.append(tracker.start(self._folder.path))
+        for sink in self._trackers:
+            sink.wait_until_open()
 
     def _open_sinks(self, evaluates: bool) -> None:
         # One object for both kinds of metrics: TensorBoard reads only the newest file of a folder.
@@ -100,6 +118,7 @@ class Recorder:
                 self._evaluation_sinks += open_sink(of_evaluations, path / "evaluations.csv", self._hold)
             if TensorBoardSink.available():
                 shared += open_sink(self._tensorboard, path / "tensorboard", self._hold)
+        shared += self._trackers
         self._sinks += shared
         self._evaluation_sinks += shared
 
@@ -112,7 +131,7 @@ class Recorder:
     def _tensorboard(self, folder: Path) -> TensorBoardSink:
         """A sink that goes on where the run does."""
         if self._begun.point is None:
-            return TensorBoardSink(folder)
+            return TensorBoardSink(folder, settings=written_settings(folder.parent))
         rewind_events(folder, self._begun.timesteps)
         return TensorBoardSink(folder, self._begun.timesteps)
 
@@ -177,12 +196,12 @@ class Recorder:
         if folder is not None:
             _try(lambda: folder.save_weights(self._policy), errors)  # first: the run was for them
         self._checkpoints.finish(self._point)
-        opened = (*self._sinks, *self._evaluation_sinks, *self._callers)
-        for sink in {id(sink): sink for sink in opened}.values():
-            sink.close()
         summary = self._summary(status, seconds)
+        opened = (*self._sinks, *self._evaluation_sinks, *self._callers)
+        _end({id(sink): sink for sink in opened if sink not in self._trackers}.values(), summary)
         if folder is not None:
             _try(lambda: folder.write_summary(summary), errors)
+        _end(self._trackers, summary)  # last: a server may keep us waiting
         if errors and status == "finished":
             raise WriteError("; ".join(map(str, errors)))
         for error in errors:
@@ -220,6 +239,12 @@ def _reached(report: Report) -> Begun:
         lost_episodes=report.lost_episodes,
         mean_return=report.mean_return,
     )
+
+
+def _end(sinks: Iterable[Sink], summary: Mapping[str, Any]) -> None:
+    for sink in sinks:
+        summarize(sink, MappingProxyType(summary))
+        sink.close()
 
 
 def _try(write: Callable[[], object], errors: list[WriteError]) -> None:

@@ -46,6 +46,8 @@ MAY_CHANGE = (
         "keep_checkpoints",
         "device",
         "log_info",
+        "track",
+        "track_project",
     ),
 )
 """Settings that may be given anew when a run goes on: they change no bit of what was to come, except

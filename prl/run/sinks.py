@@ -1,4 +1,4 @@
-"""Sinks for metrics: a CSV file, TensorBoard, a progress bar."""
+"""Sinks for metrics: a CSV file, TensorBoard; what keeps a run going when a sink fails."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import contextlib
 import csv
 import importlib.util
 import io
-import sys
+import json
+import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
-
-from tqdm import tqdm
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 from learner.settings import ConfigError
 from prl.run.files import replace_file
 from workers.errors import describe
 
 _MOST_WAITING = 16 << 20  # bytes
+_OF_SUMMARY = ("summary/mean_return", "summary/eval_mean_return", "summary/best_mean_return")
+_COMPARED = ("rollout/ep_rew_mean", *_OF_SUMMARY, "time/fps")  # beside the hyperparameters
 
 
 class Sink(Protocol):
@@ -43,6 +45,20 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Called once, however the run ends; never, if it cannot begin (see the errors of `prl.train`)."""
+
+
+@runtime_checkable
+class SummarySink(Sink, Protocol):
+    """A sink that also wants to know what the run came to. It does not have to inherit from this."""
+
+    def summarize(self, summary: Mapping[str, Any]) -> None:
+        """Called once, before `close`, with what `summary.json` holds."""
+
+
+def summarize(sink: Sink, summary: Mapping[str, Any]) -> None:
+    """Pass the summary of a run to a sink that takes it."""
+    if isinstance(sink, SummarySink):
+        sink.summarize(summary)
 
 
 class CsvSink:
@@ -128,15 +144,35 @@ class TensorBoardSink:
         folder: where they are written.
         after: steps of the last event that is there already; None if the run begins. A TensorBoard that is
             open meanwhile forgets what it has seen of later ones.
+        settings: of the run, for TensorBoard's table of hyperparameters; {} does without.
     """
 
-    def __init__(self, folder: Path, after: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, after: int | None = None, settings: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
 
         options = {} if after is None else {"purge_step": after + 1}
         self._writer = SummaryWriter(str(folder), **options)
         self._excepthook = threading.excepthook
         threading.excepthook = self._thread_failed
+        self._timesteps = after or 0
+        if settings and after is None:  # a run that goes on has them already
+            self._write_hyperparameters(settings)
+
+    def _write_hyperparameters(self, settings: Mapping[str, Any]) -> None:
+        """Into the file of the metrics; the folder of `SummaryWriter.add_hparams` looks like another run."""
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for name, value in settings.items()
+        }
+        experiment, session, _ = hparams(plain, dict.fromkeys(_COMPARED, 0.0))
+        writer = self._writer.file_writer
+        assert writer is not None, "it was opened a moment ago"
+        for part in (experiment, session):
+            writer.add_summary(part)
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
         """Print no traceback if the thread that writes fails: `write` raises the same error next time."""
@@ -150,59 +186,22 @@ class TensorBoardSink:
 
     def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         """See `Sink`."""
+        self._timesteps = timesteps
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, timesteps)
+
+    def summarize(self, summary: Mapping[str, Any]) -> None:
+        """See `SummarySink`: the numbers that runs are compared by, as `summary/NAME`."""
+        for tag in _OF_SUMMARY:
+            value = summary.get(tag.removeprefix("summary/"))
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._writer.add_scalar(tag, value, self._timesteps)
 
     def close(self) -> None:
         """See `Sink`."""
         if threading.excepthook == self._thread_failed:
             threading.excepthook = self._excepthook
         self._writer.close()
-
-
-class ProgressBar:
-    """A tqdm bar on stderr: steps, mean return, successes, speed, occupancy. Silent if it is no terminal.
-
-    Args:
-        total_timesteps: length of the bar.
-        done: steps at its beginning.
-    """
-
-    def __init__(self, total_timesteps: int, done: int = 0) -> None:
-        self._total = total_timesteps
-        self._bar = tqdm(
-            total=total_timesteps,
-            initial=min(done, total_timesteps),
-            unit="step",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=sys.stderr is None or not sys.stderr.isatty(),
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]",
-        )
-
-    def write(self, timesteps: int, metrics: Mapping[str, float]) -> None:
-        """See `Sink`."""
-        if self._bar.disable:
-            return
-        self._bar.set_postfix_str(
-            f"return {metrics['rollout/ep_rew_mean']:.4g}, {_success(metrics)}"
-            f"{metrics['time/iteration_fps']:,.0f} steps/s "
-            f"(mean {metrics['time/fps']:,.0f}), "
-            f"occupancy {metrics['rollout/occupancy']:.0%}",
-            refresh=False,
-        )
-        # The last round may go past the total; a bar at 103 % would look like a mistake.
-        self._bar.update(min(timesteps, self._total) - self._bar.n)
-        self._bar.refresh()
-
-    def close(self) -> None:
-        """See `Sink`."""
-        self._bar.close()
-
-
-def _success(metrics: Mapping[str, float]) -> str:
-    rate = metrics.get("rollout/success_rate")
-    return "" if rate is None else f"success {rate:.0%}, "
 
 
 Hold = Callable[[], AbstractContextManager[None]]
@@ -235,6 +234,15 @@ class FaultTolerantSink:
             _warn(f"{self._name} failed and is left out: {describe(error)}")
             with contextlib.suppress(Exception), self._hold():
                 failed.close()
+
+    def summarize(self, summary: Mapping[str, Any]) -> None:
+        """Pass on the summary of a run, if the sink takes it."""
+        if self._sink is not None:
+            try:
+                with self._hold():
+                    summarize(self._sink, summary)
+            except Exception as error:
+                _warn(f"{self._name} failed to take the summary: {describe(error)}")
 
     def close(self) -> None:
         """See `Sink`."""

@@ -15,7 +15,8 @@ from test_files import largest_file
 import prl
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.run.files import WriteError
-from prl.run.sinks import CsvSink, FaultTolerantSink, ProgressBar, TensorBoardSink, open_sink
+from prl.run.progress_bar import ProgressBar
+from prl.run.sinks import CsvSink, FaultTolerantSink, TensorBoardSink, open_sink
 from prl.run.train import train
 
 SMALL = TrainConfig(
@@ -145,9 +146,9 @@ def test_tensorboard_gets_both_kinds_of_metrics_and_is_closed_once(tmp_path, mon
     opened = []
 
     class Board(Recording):
-        def __init__(self, folder):
+        def __init__(self, folder, settings):
             super().__init__()
-            self.folder = folder
+            self.folder, self.settings = folder, settings
             opened.append(self)
 
         @staticmethod
@@ -158,6 +159,7 @@ def test_tensorboard_gets_both_kinds_of_metrics_and_is_closed_once(tmp_path, mon
     train(dataclasses.replace(SMALL, eval_freq=600, eval_episodes=1, run_folder=tmp_path / "run"))
     [board] = opened
     assert board.folder == tmp_path / "run/tensorboard"
+    assert (board.settings["env_id"], board.settings["hidden_sizes"]) == ("CartPole-v1", [8])
     assert {"rollout/ep_rew_mean", "eval/mean_reward"} <= {name for _, found in board.calls for name in found}
     assert board.closed == 1
 
