@@ -130,8 +130,7 @@ class WorkerPlayers:
         self.active.start(task.env_ids)
         self._num_open[version] = self._num_open.get(version, 0) + 1
         self._workers[worker].tasks.append(OpenTask(version, task))
-        with self._recovery():
-            self._call(worker)
+        self._call(worker)
 
     def _call(self, worker: int) -> None:
         """Call the worker for those of its tasks that its present process has not been called for."""
@@ -145,8 +144,9 @@ class WorkerPlayers:
             if self._pool.guest_memory is None and state.knows[slot] != open_task.version:
                 weights = self._weights[slot]
                 state.knows[slot] = open_task.version
-            self._pool.call(worker, pickle.dumps(PlayRequest(open_task.task, slot, weights)))
-            state.tasks[index] = open_task._replace(called=True)
+            with self._recovery():
+                self._pool.call(worker, pickle.dumps(PlayRequest(open_task.task, slot, weights)))
+                state.tasks[index] = open_task._replace(called=True)
 
     def _next_call(self, worker: int) -> int | None:
         """The first of the worker's tasks that it can be called for now, by its place among them."""
@@ -170,6 +170,8 @@ class WorkerPlayers:
     @contextlib.contextmanager
     def _recovery(self) -> Iterator[None]:
         """Start a worker again that breaks in the block, if the pool can.
+
+        Only for calls and their answers: what the pool raises in its other methods, it has given up.
 
         Raises:
             WorkerError: it cannot.
@@ -196,12 +198,12 @@ class WorkerPlayers:
 
     def _receive(self) -> None:
         """Take one answer, of whatever version it is; or start a worker again that has broken."""
+        for worker, state in enumerate(self._workers):
+            self._call(worker)
+            if state.tasks and state.failures >= _MAX_FAILURES:
+                self._play_here(worker)
+                return
         with self._recovery():
-            for worker, state in enumerate(self._workers):
-                if state.tasks and state.failures >= _MAX_FAILURES:
-                    self._play_here(worker)
-                    return
-                self._call(worker)
             worker, answer = self._pool.take_answer(self._on_news)
             tasks = self._workers[worker].tasks
             try:
