@@ -137,7 +137,9 @@ class Soak:
         return True
 
     def _full_disk(self) -> bool:
-        """For a moment, the learner can make no file longer than it is empty."""
+        """For a moment, the learner can write to no file. A run that has to begin like that is given up."""
+        if not self._has_made_an_update():
+            return False
         pid = self._learner.pid
         with contextlib.suppress(ProcessLookupError):
             before = resource.prlimit(pid, resource.RLIMIT_FSIZE)

@@ -10,6 +10,7 @@ pytestmark = [
     pytest.mark.usefixtures("leaves_nothing"),
     pytest.mark.filterwarnings("ignore:worker .* it is started again"),
     pytest.mark.filterwarnings("ignore:worker .* did not close"),  # on a busy machine
+    pytest.mark.filterwarnings("ignore:an episode of env .* is lost"),
 ]
 
 CELLS = (

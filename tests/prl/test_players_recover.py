@@ -10,6 +10,7 @@ from test_players import FIRST, GROUPS, SEED, World, kind_of, same_parts, tasks_
 
 from prl.training.players import LearnerPlayers
 from workers.envs import env_factory
+from workers.errors import WorkerDied
 from workers.inline_pool import InlinePool
 from workers.recovering_pool import RecoveringPool
 from workers.seeding import Stream, episode_seed
@@ -82,6 +83,20 @@ def test_a_worker_that_dies_twice_while_it_is_idle_is_not_played_for_while_it_pl
             found = play(world.players, world.policy, rounds[0], number, groups)
             same_parts(found, play(own, world.policy, rounds[1], number, groups))
         assert world.pool.restarts == 2
+
+
+def test_what_the_pool_gives_up_while_the_learner_plays_ends_the_run(monkeypatch):
+    def gives_up():
+        raise WorkerDied("died", worker=0, env_ids=(0, 1), exitcode=-9, last_command="start", traceback="")
+
+    recovered = []
+    with Recovering() as world:
+        world.players._workers[0].failures = 2
+        monkeypatch.setattr(world.pool, "recv", gives_up)
+        monkeypatch.setattr(world.pool, "recover", recovered.append)
+        with pytest.raises(WorkerDied):
+            play(world.players, world.policy, world.rounds_of(None), 0, [0])
+    assert recovered == []
 
 
 def test_several_groups_of_one_worker():
