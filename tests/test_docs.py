@@ -13,13 +13,15 @@ from prl.commands.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 110
+TRANSLATIONS = sorted((ROOT / "docs" / "i18n").glob("*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *TRANSLATIONS,
 ]
-MANUALS = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+MANUALS = [ROOT / "README.md", ROOT / "docs" / "guide.md", *TRANSLATIONS]
 GENERATED = {"mutation_check.md", "quickstart_seeds.md"}  # by scripts, which do not wrap
 CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 RESULTS = re.compile(r"<!-- results:begin -->.*?<!-- results:end -->", re.DOTALL)
@@ -184,7 +186,7 @@ def flags_of(command):
 
 def commands_in(page):
     """Command lines of a page with the command's name: [("train", "--env-id CartPole-v1"), ...]."""
-    names = "|".join(COMMANDS)
+    names = "|".join(sorted(COMMANDS, key=len, reverse=True))  # tune-speed before tune
     pattern = rf"(?:\bprl |\bprl-|\bscripts/)({names})(?:\.py)?\b([^\n`#]*)"
     return re.findall(pattern, page.read_text(encoding="utf-8").replace("\\\n", ""))
 
