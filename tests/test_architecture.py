@@ -24,6 +24,7 @@ WINGS = [
     {"prl.training"},
     {"prl.run"},
     {"prl.report"},
+    {"prl.tuning"},
     {"prl.adapters"},
     {"prl.quickstart", "prl.custom_loop", "prl.utils", "prl.chain", "prl.sb3"},
     {"prl.commands"},
@@ -36,6 +37,7 @@ NOT_FOR = {  # besides the order
     "prl.pools": {"learner", "prl.config"},
     "prl.training": {"prl.config", "prl.pools"},
     "prl.report": {"workers", "prl.pools", "prl.training"},
+    "prl.tuning": {"prl.pools", "prl.training", "prl.report"},
     "prl.adapters": {"learner", "prl.config", "prl.training", "prl.run"},
 }
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]

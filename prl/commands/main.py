@@ -28,6 +28,7 @@ COMMANDS = {
     "share": "write a folder with a trained policy to give away",
     "doctor": "look at an environment and this machine before training",
     "benchmark": "measure speed, beside other libraries",
+    "tune": "search settings with which an environment is learnt better",
     "tune-speed": "measure which number of workers and envs trains fastest",
     "plot": "draw learning curves of runs",
     "report": "write what runs came to as one HTML file",

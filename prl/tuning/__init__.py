@@ -1,0 +1,1 @@
+"""Searching settings: a study of many trials, each of which is a few ordinary runs."""
