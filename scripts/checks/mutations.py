@@ -6,8 +6,9 @@ from mutation import Mutation
 from mutations_checkpoints import CHECKPOINTS
 from mutations_learner import LEARNER
 from mutations_players import PLAYERS
+from mutations_recovery import RECOVERY
 from mutations_runs import RUNS
 
 __all__ = ["MUTATIONS", "Mutation"]
 
-MUTATIONS = (*LEARNER, *PLAYERS, *RUNS, *CHECKPOINTS)
+MUTATIONS = (*LEARNER, *PLAYERS, *RECOVERY, *RUNS, *CHECKPOINTS)

@@ -82,21 +82,34 @@ def test_a_worker_that_dies_twice_while_it_is_idle_is_not_played_for_while_it_pl
                 world.kill(0)
             found = play(world.players, world.policy, rounds[0], number, groups)
             same_parts(found, play(own, world.policy, rounds[1], number, groups))
+            assert [state.failures for state in world.players._workers] == [0, 0]
         assert world.pool.restarts == 2
+
+
+def test_a_worker_that_has_failed_too_often_is_not_called():
+    """The learner plays its next task, with its envs."""
+    with Recovering() as world, InlinePool(env_factory(ProbeEnv), 4) as inline:
+        own, rounds = LearnerPlayers(inline), [world.rounds_of(4), kind_of(4, world.policy)]
+        for number in range(3):
+            world.players._workers[0].failures = 2 if number == 1 else 0
+            found = play(world.players, world.policy, rounds[0], number)
+            same_parts(found, play(own, world.policy, rounds[1], number))
+        assert world.pool.restarts == 0
 
 
 def test_what_the_pool_gives_up_while_the_learner_plays_ends_the_run(monkeypatch):
     def gives_up():
         raise WorkerDied("died", worker=0, env_ids=(0, 1), exitcode=-9, last_command="start", traceback="")
 
-    recovered = []
+    def recovers(error):
+        raise AssertionError("recovered once more")
+
     with Recovering() as world:
         world.players._workers[0].failures = 2
         monkeypatch.setattr(world.pool, "recv", gives_up)
-        monkeypatch.setattr(world.pool, "recover", recovered.append)
+        monkeypatch.setattr(world.pool, "recover", recovers)
         with pytest.raises(WorkerDied):
             play(world.players, world.policy, world.rounds_of(None), 0, [0])
-    assert recovered == []
 
 
 def test_several_groups_of_one_worker():
