@@ -1,6 +1,14 @@
 import gc
+import io
 
 import pytest
+from tqdm import tqdm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tqdm():
+    """The first bar of a process makes a lock and a thread, which stay."""
+    tqdm(total=1, file=io.StringIO()).close()
 
 
 def _shared_memory():
@@ -12,7 +20,7 @@ def _shared_memory():
 
 
 @pytest.fixture
-def leaves_nothing(leaves_nothing):
+def leaves_nothing(_tqdm, leaves_nothing):
     """As in all tests (processes, descriptors, threads), and no shared memory either."""
     before = _shared_memory()
     yield
