@@ -206,7 +206,7 @@ class EnvBlock:
                 ):
                     ended.append((len(rewards), flags))
                     if slab.info_columns:
-                        write_final_info(slab.info_columns, info, slab.final_info[rows[len(rewards)]])
+                        write_final_info(slab.info_columns, info, slab.final_info, rows[len(rewards)])
                 if type(obs) is array_type and obs.dtype is dtype and obs.shape == shape:
                     target[...] = obs
                 else:

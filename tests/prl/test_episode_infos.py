@@ -15,6 +15,7 @@ from learner.ppo_config import PPOConfig
 from prl.config.command_line import parse
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.pools import make_pool
+from prl.quickstart import PPO, AsyncPPO
 from prl.run.checkpoint_check import check_fits
 from prl.run.checkpoint_files import CheckpointError
 from prl.run.periodic_evaluation import Evaluation
@@ -268,3 +269,18 @@ def test_a_run_goes_on_with_other_keys(tmp_path):
 def test_what_is_no_list_of_keys_is_refused(keys):
     with pytest.raises(ConfigError, match="log_info must be a list of keys of infos, each once"):
         dataclasses.replace(GOAL, log_info=keys)
+
+
+def test_the_quick_start_tells_successes():
+    class Metrics(list):
+        def write(self, timesteps, metrics):
+            self.append(dict(metrics))
+
+        def close(self):
+            pass
+
+    found = Metrics()
+    ppo = PPO(is_continuous=False, action_dim=2, observ_dim=2, batch_size=64, mini_batch_size=64, k_epochs=1)
+    AsyncPPO(env="telling_envs:telling/Goal-v0", ppo=ppo, num_envs=2, steps=200, num_workers=0).run([found])
+    assert found
+    assert all(0.5 < metrics["rollout/success_rate"] <= 1.0 for metrics in found)
