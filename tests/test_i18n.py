@@ -100,7 +100,10 @@ def test_a_readme_links_to_the_others_at_its_top(page):
 
 def section(page, name):
     """What stands below the heading that has a name of code in it."""
-    return re.search(rf"^### [^\n]*`{name}`[^\n]*\n(.*?)^#", text_of(page), re.DOTALL | re.MULTILINE)[1]
+    heading = rf"^### [^\n]*`{name}`[^\n]*\n"
+    found = re.search(rf"{heading}(.*?)^#", text_of(page), re.DOTALL | re.MULTILINE)
+    assert found, f"{page.name} has no heading ### with `{name}`"
+    return found[1]
 
 
 @every_readme
