@@ -108,7 +108,7 @@ RECOVERY = (
         "prl/training/worker_players.py",
         "state.tasks = [open_task._replace(called=False) for open_task in state.tasks]",
         "state.tasks = [open_task for open_task in state.tasks]",
-        (f"{_PLAYERS}::test_a_worker_that_hangs_is_not_waited_for_twice",),
+        (f"{_PLAYERS}::test_what_breaks_once_changes_nothing",),
     ),
     Mutation(
         "a new process is thought to know the weights",
