@@ -15,6 +15,7 @@ import torch
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from prl.training.episode_infos import said
+from workers.errors import WorkerError
 from workers.final_infos import SUCCESS
 from workers.pool import EnvPool
 from workers.seeding import Stream, generator
@@ -141,17 +142,24 @@ def evaluate(
             envs without a time limit.
 
     Returns:
-        E episodes in the order of the seeds.
+        E episodes in the order of the seeds, without those that were lost because their env failed or their
+        worker could not bring them back; a warning says how many.
 
     Raises:
-        WorkerError: a worker died, hung or reported a failed env.
+        WorkerError: a worker died, hung or reported a failed env, or no episode is left.
         NonFiniteError: the policy's actions are not finite.
     """
-    return list(
-        iterate_episodes(
-            policy, pool, seeds, deterministic=deterministic, max_episode_steps=max_episode_steps
-        )
+    played = iterate_episodes(
+        policy, pool, seeds, deterministic=deterministic, max_episode_steps=max_episode_steps
     )
+    episodes = list(played)
+    if len(seeds) and not episodes:
+        raise WorkerError(
+            "lost all episodes of an evaluation: the env fails in each of them",
+            worker=0,
+            env_ids=range(pool.num_envs),
+        )
+    return episodes
 
 
 def iterate_episodes(
@@ -168,6 +176,12 @@ def iterate_episodes(
         with _frozen(policy):
             actor = EpisodeActor(policy, batch, deterministic, first)
             episodes, cut = _play_batch(pool, actor, batch, max_episode_steps)
+        if len(episodes) < len(batch):
+            warnings.warn(
+                f"{len(batch) - len(episodes)} of {len(batch)} episodes are lost, since their env failed, "
+                "and left out of the evaluation",
+                stacklevel=3,
+            )
         if cut:
             warnings.warn(
                 f"{cut} of {len(batch)} episodes did not end within {max_episode_steps:,} steps "
@@ -180,8 +194,12 @@ def iterate_episodes(
 def _play_batch(
     pool: EnvPool, actor: EpisodeActor, seeds: Sequence[int], max_episode_steps: int | None
 ) -> tuple[list[Episode], int]:
-    """One episode in each of the first len(seeds) envs, and how many were cut. Finished envs drop out."""
+    """One episode in each of the first len(seeds) envs, and how many were cut. Finished envs drop out.
+
+    Episodes that are lost are left out: what was played of them says nothing about the policy.
+    """
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    lost = np.zeros(len(seeds), np.bool_)
     infos: list[dict[str, float]] = [{} for _ in seeds]
     env_ids: Ids = np.arange(len(seeds))
     pool.reset(env_ids, seeds)
@@ -193,13 +211,14 @@ def _play_batch(
         batch = pool.recv()
         returns[env_ids] += batch.reward
         lengths[env_ids] += 1
+        lost[env_ids] |= batch.lost
         if batch.final_info is not None:
             for env, row in zip(env_ids[batch.ended].tolist(), batch.final_info, strict=True):
                 infos[env] = said(pool.info_columns, row)
         active = ~batch.ended
         env_ids, obs = env_ids[active], batch.obs[active]
     episodes = [Episode(*found) for found in zip(returns.tolist(), lengths.tolist(), infos, strict=True)]
-    return episodes, len(env_ids)
+    return [episode for episode, gone in zip(episodes, lost, strict=True) if not gone], len(env_ids)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers import faulty
 from probe_envs import Identity, ObsTimesAction, TwoActions
 
 from learner.errors import NonFiniteError
@@ -27,8 +28,11 @@ from prl.run.train import train
 from prl.run.weights import load_weights, save_weights, weights_sha256
 from prl.training.evaluate import Episode, EpisodeActor, evaluate
 from workers.envs import env_factory
+from workers.errors import WorkerError
 from workers.inline_pool import InlinePool
+from workers.recovering_pool import Recovery
 from workers.seeding import episode_seed
+from workers.testing import probe_length
 
 
 class Chaotic(gym.Env):
@@ -377,3 +381,21 @@ def test_images_take_fewer_rows_and_depend_on_nothing_but_their_seed():
     alone = [EpisodeActor(policy, [k], first=k).act(np.arange(1), images[k : k + 1])[0] for k in range(6)]
     np.testing.assert_array_equal(together, alone)
     assert set(seen) == {4}
+
+
+@pytest.mark.filterwarnings("ignore:worker .* it is started again")
+def test_episodes_that_are_lost_are_left_out(leaves_nothing):
+    """What was played of them until their env failed would be taken for a bad policy's return."""
+    factory = faulty("raise", at_step=2, seed=7)
+    policy = ActorCritic(factory.observation_space, factory.action_space, ())
+    with make_pool(factory, 3, 1, recovery=Recovery()) as pool:
+        with pytest.warns(
+            UserWarning, match="1 of 3 episodes are lost, since their env failed, and left out"
+        ):
+            episodes = evaluate(policy, pool, [6, 7, 8])
+        assert [episode.length for episode in episodes] == [probe_length(6), probe_length(8)]
+        with (
+            pytest.warns(UserWarning, match="1 of 1 episodes are lost"),
+            pytest.raises(WorkerError, match="lost all episodes of an evaluation"),
+        ):
+            evaluate(policy, pool, [7])
