@@ -148,10 +148,13 @@ def _run(
         torch.manual_seed(config.seed)
         kit = players_of(config, policy)
         pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
+        crashes = CrashFolder(folder.path / CRASHES, config)
         if isinstance(pool, RecoveringPool):
-            pool.on_lost = CrashFolder(folder.path / CRASHES, config).keep_lost
+            pool.on_lost = crashes.keep_lost
         trainer = _trainer(config, policy, build_players(pool, kit))
         schedule = _schedule(config, factory, stack)
+        if schedule is not None and isinstance(schedule.pool, RecoveringPool):
+            schedule.pool.on_lost = crashes.keep_lost
         begun = AT_THE_BEGINNING if past is None else past.load(trainer)
         if begun.timesteps >= total:
             log(f"all of its {total:,} steps are done; with a larger total_timesteps it goes on")
@@ -252,7 +255,8 @@ def _schedule(
     """The evaluations of a config, on a pool that the stack closes; None without evaluations."""
     if config.eval_freq == 0:
         return None
-    pool = stack.enter_context(build_pool(config, factory, min(config.envs, config.eval_episodes)))
+    others = dataclasses.replace(factory, first_index=config.envs)
+    pool = stack.enter_context(build_pool(config, others, min(config.envs, config.eval_episodes)))
     return EvaluationSchedule(pool, config.eval_freq, config.eval_episodes, evaluation_limit(config, factory))
 
 
