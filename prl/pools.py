@@ -15,7 +15,7 @@ from workers.envs import EnvFactory
 from workers.final_infos import SUCCESS, info_column
 from workers.guest import Invitation
 from workers.inline_pool import InlinePool
-from workers.pool import EnvPool
+from workers.pool import ChangeablePool
 from workers.process_pool import ProcessPool, Transport, even_blocks
 from workers.recovering_pool import RecoveringPool, Recovery
 
@@ -35,7 +35,7 @@ def make_pool(
     recovery: Recovery | None = None,
     close_timeout: float = 2.0,
     log_info: Sequence[str] = (),
-) -> EnvPool:
+) -> ChangeablePool:
     """The pool for a number of workers.
 
     Args:

@@ -35,7 +35,7 @@ from workers.arrays import Array, Floats
 from workers.casts import cast_exactly
 from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
-from workers.pool import EnvPool
+from workers.pool import ChangeablePool
 from workers.process_pool import Transport
 from workers.recovering_pool import Recovery
 
@@ -252,6 +252,8 @@ class AsyncPPO:
         transport: "shared" or "pipe".
         step_timeout: seconds a worker may take for one command.
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
+        env_index_kwarg: keyword argument under which the constructor gets the index of its env, 0..N-1, for
+            what each copy needs for itself, such as a port.
 
     Raises:
         EnvError: the env cannot be used.
@@ -273,6 +275,7 @@ class AsyncPPO:
         transport: Transport = "shared",
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
+        env_index_kwarg: str | None = None,
     ) -> None:
         require_counts(steps=steps)
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
@@ -287,6 +290,7 @@ class AsyncPPO:
         self.transport = transport
         self.step_timeout = step_timeout
         self.start_timeout = start_timeout
+        self._env_index_kwarg = env_index_kwarg
         with standard_torch():
             self._factory = env_factory(
                 env,
@@ -294,6 +298,7 @@ class AsyncPPO:
                 ends_by_itself=ends_by_itself,
                 own_process=num_workers != 0,
                 start_timeout=start_timeout,
+                env_index_kwarg=env_index_kwarg,
             )
         self._name = name_of(env)
         self._max_episode_steps, self._ends_by_itself = max_episode_steps, ends_by_itself
@@ -342,6 +347,7 @@ class AsyncPPO:
             self.ppo.config,
             env_id=name.env_id,
             env_kwargs=name.env_kwargs,
+            env_index_kwarg=self._env_index_kwarg,
             wrappers=name.wrappers,
             preset="none",
             max_episode_steps=self._max_episode_steps or name.max_episode_steps,
@@ -360,7 +366,7 @@ class AsyncPPO:
         folder.write_spaces(spaces.to_json())
 
     @standard_torch()
-    def _make_pool(self, groups: int, kit: PlayerKit | None) -> EnvPool:
+    def _make_pool(self, groups: int, kit: PlayerKit | None) -> ChangeablePool:
         return make_pool(
             *(self._factory, self.num_envs, self.num_workers, self.transport),
             step_timeout=self.step_timeout,

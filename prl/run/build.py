@@ -26,7 +26,7 @@ from prl.training.worker_players import WorkerPlayers, invitation, player_kit
 from workers.cores import usable_cores
 from workers.envs import EnvFactory, env_factory
 from workers.errors import EnvError
-from workers.pool import EnvPool
+from workers.pool import ChangeablePool
 from workers.process_pool import ProcessPool
 from workers.recovering_pool import RecoveringPool, Recovery
 from workers.trial_env import process_kept
@@ -48,6 +48,7 @@ def build_factory(config: TrainConfig) -> EnvFactory:
     return env_factory(
         config.env_id,
         env_kwargs=config.env_kwargs,
+        env_index_kwarg=config.env_index_kwarg,
         max_episode_steps=config.max_episode_steps,
         wrappers=config.wrappers,
         ends_by_itself=config.ends_by_itself,
@@ -61,7 +62,7 @@ def build_factory(config: TrainConfig) -> EnvFactory:
 @standard_torch()
 def build_pool(
     config: TrainConfig, factory: EnvFactory, num_envs: int, kit: PlayerKit | None = None
-) -> EnvPool:
+) -> ChangeablePool:
     """A pool of a config's envs, in its number of worker processes.
 
     Args:
@@ -100,7 +101,7 @@ def places(kit: PlayerKit | None, num_envs: int, num_groups: int) -> dict[str, A
     return {} if kit is None else {"groups": split_groups(num_envs, num_groups), "guest": invitation(kit)}
 
 
-def build_players(pool: EnvPool, kit: PlayerKit | None) -> Players:
+def build_players(pool: ChangeablePool, kit: PlayerKit | None) -> Players:
     """Who plays in a pool: the players that have moved into its workers, or the learner."""
     if kit is not None and isinstance(pool, ProcessPool | RecoveringPool):
         return WorkerPlayers(pool, kit)

@@ -13,8 +13,9 @@ import numpy as np
 from learner.policy import ActorCritic
 from prl.run.sinks import Sink
 from prl.training.evaluate import Episode, evaluate, mean_infos
+from workers.env_call import EnvCall
 from workers.errors import WorkerError
-from workers.pool import EnvPool
+from workers.pool import ChangeablePool
 from workers.seeding import episode_seed, evaluation_seed
 
 NO_EVALUATION: dict[str, Any] = {"eval_mean_return": None, "best_mean_return": None, "best_timesteps": None}
@@ -134,7 +135,7 @@ class EvaluationSchedule:
         max_episode_steps: episodes are cut after this number of steps, with a warning; None never cuts.
     """
 
-    pool: EnvPool
+    pool: ChangeablePool
     freq: int
     episodes: int
     max_episode_steps: int | None = None
@@ -154,6 +155,7 @@ class PeriodicEvaluation:
         sinks: get the metrics of every evaluation; they are closed by their owner.
         on_best: called with each evaluation whose mean return is higher than all before, after the sinks.
         so_far: what a run has evaluated that this one continues.
+        env_calls: those that the envs are to have had, from the first on.
 
     Attributes:
         best: the best evaluation so far; of equal ones the earliest.
@@ -170,6 +172,7 @@ class PeriodicEvaluation:
         sinks: Sequence[Sink] = (),
         on_best: Callable[[Evaluation], None] = lambda evaluation: None,
         so_far: EvaluationsSoFar = NOTHING_SO_FAR,
+        env_calls: Callable[[], Sequence[EnvCall]] = list,
     ) -> None:
         self._policy = policy
         self._schedule = schedule
@@ -177,6 +180,7 @@ class PeriodicEvaluation:
         self._seeds = evaluation_seeds(seed, schedule.episodes)
         self._sinks = tuple(sinks)
         self._on_best = on_best
+        self._env_calls = env_calls
         self._timesteps = so_far.timesteps
         self.best = so_far.best
         self.last = so_far.last
@@ -189,6 +193,7 @@ class PeriodicEvaluation:
 
         Raises:
             WorkerError, NonFiniteError: see `evaluate`.
+            EnvCallError: a call that comes before it failed.
         """
         freq = self._schedule.freq
         is_due = timesteps // freq > self._timesteps // freq or timesteps >= self._total_timesteps
@@ -197,8 +202,10 @@ class PeriodicEvaluation:
             self._record(self._evaluate(timesteps))
 
     def _evaluate(self, timesteps: int) -> Evaluation:
-        schedule = self._schedule
+        schedule, calls = self._schedule, self._env_calls()
         try:
+            if calls:
+                schedule.pool.env_calls.carry_out(np.arange(schedule.pool.num_envs), calls)
             episodes = evaluate(
                 self._policy, schedule.pool, self._seeds, max_episode_steps=schedule.max_episode_steps
             )

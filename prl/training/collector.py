@@ -23,6 +23,7 @@ class Collector:
         batch_size: steps that are enough.
         next_round: number of the round that begins next; groups that play in it already are in `begun`.
         begun: numbers of these groups.
+        calls: of envs that come before the batch at hand, and before the next.
     """
 
     players: Players
@@ -30,6 +31,7 @@ class Collector:
     groups: Sequence[Ids]
     batch_size: int
     next_round: int = 0
+    calls: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.begun: set[int] = set()
@@ -50,7 +52,8 @@ class Collector:
 
     def begin(self, weights: Weights) -> None:
         """Whoever has not begun the next round does it now."""
-        self._give(weights, [group for group in range(len(self.groups)) if group not in self.begun])
+        others = [group for group in range(len(self.groups)) if group not in self.begun]
+        self._give(weights, others, self.calls[1])
 
     def abandon(self) -> None:
         """Forget what has begun, and is not done."""
@@ -61,7 +64,7 @@ class Collector:
         """One round, in a batch that has so many steps already."""
         parts: dict[int, GroupRollout] = {}
         others = [group for group in range(len(self.groups)) if group not in self.begun]
-        open_parts = self._give(weights, others)
+        open_parts = self._give(weights, others, self.calls[0])
         self.next_round += 1
         self.begun.clear()
         for part in open_parts:
@@ -69,13 +72,14 @@ class Collector:
             self.rounds.take(self.groups[part.group], part)
             steps += len(part.rollout)
             if following is not None and steps >= self.batch_size:
-                self._give(following, [group for group in parts if group not in self.begun])
+                done = [group for group in parts if group not in self.begun]
+                self._give(following, done, self.calls[1])
         return Round.of([parts[group] for group in sorted(parts)], self.players.active.mean_wait())
 
-    def _give(self, weights: Weights, groups: Sequence[int]) -> Iterator[GroupRollout]:
+    def _give(self, weights: Weights, groups: Sequence[int], calls: int) -> Iterator[GroupRollout]:
         """Give players the next round of these groups; what comes of all that are open."""
         self.begun.update(groups)
         noise = (Stream.NOISE, self.next_round)
         return self.players.play(
-            weights, [self.rounds.task(group, self.groups[group], noise) for group in groups]
+            weights, [self.rounds.task(group, self.groups[group], noise, calls) for group in groups]
         )

@@ -161,7 +161,7 @@ class RunCalls:
             ValueError: the state is none, or envs of the pool have had other calls than come before the
                 running episodes.
         """
-        calls = cls.of_state(state["env_calls"], pool.num_envs)
+        calls = cls.of_state(state.get("env_calls", []), pool.num_envs)
         made = calls.first(calls.before(state["progress"]["iteration"]))
         within = max((len(at) for at in state["rounds"].get("called", ())), default=0)
         pool.env_calls.check(made[: len(made) - within])
@@ -262,6 +262,7 @@ class CallMarks:
         Raises:
             ValueError: it is something else.
         """
+        state = state or [[]] * len(self._at)
         fits = isinstance(state, list) and len(state) == len(self._at)
         if not fits or not all(map(_is_ascending, state, lengths.tolist(), [count] * len(state))):
             raise ValueError("the calls within episodes make no sense")

@@ -34,6 +34,7 @@ class GroupTask:
         num_steps: of every env; None plays one whole episode of every env.
         obs: [G, *O], what envs show that are in mid-episode, and go on; None if all begin an episode.
         returns, lengths: f64[G] and i64[G], of the episodes that are in their middle.
+        calls: of envs that come before it, since the run began; whoever hands it out has made them.
     """
 
     group: int
@@ -45,6 +46,7 @@ class GroupTask:
     obs: Array | None
     returns: Floats
     lengths: Ids
+    calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,21 @@ from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
 from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
 from workers.arrays import Array, Ids
-from workers.pool import EnvPool
+from workers.env_call import EnvCall
+from workers.episode_record import EpisodeCalls
+from workers.pool import ChangeablePool
 
 RunningActions = Callable[[], Sequence[Sequence[Array] | None]]
 """The env actions of each env's running episode; see `prl.training.rounds.RoundKind`."""
+RunningCalls = Callable[[], Sequence[EpisodeCalls]]
+"""The calls that each env has had; see `prl.training.rounds.RoundKind`."""
+FirstCalls = Callable[[int], Sequence[EnvCall]]
+"""The first so many calls to the envs of a run."""
+
+
+def no_calls(count: int) -> Sequence[EnvCall]:
+    """`FirstCalls` of a run whose envs are never called."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,22 @@ class Players(Protocol):
         """That processes are bound to which play while the learner updates; often none."""
 
     @property
-    def pool(self) -> EnvPool:
+    def pool(self) -> ChangeablePool:
         """The envs that they play in; free whenever no task is open."""
 
-    def remember(self, running_actions: RunningActions) -> None:
-        """Where to ask for the episodes that are in their middle when a task begins."""
+    def remember(
+        self,
+        running_actions: RunningActions,
+        running_calls: RunningCalls | None = None,
+        first_calls: FirstCalls = no_calls,
+    ) -> None:
+        """Where to ask for what tasks do not say.
+
+        Args:
+            running_actions, running_calls: of the episodes that are in their middle when a task begins. None:
+                envs are never called.
+            first_calls: the calls that come before a task.
+        """
 
     def publish(self, policy: ActorCritic) -> Weights:
         """Make the present weights of a policy known; tasks of the version before the last are done."""
@@ -63,6 +85,7 @@ class Players(Protocol):
         Raises:
             WorkerError: a worker died, hung or reported a failed env.
             NoLegalAction, NonFiniteError: see `learner.actor.Actor.act`.
+            EnvCallError: a call that comes before a task failed.
         """
 
     def abandon(self) -> None:
@@ -81,20 +104,27 @@ class LearnerPlayers:
     num_processes = 1
     cores = ()
 
-    def __init__(self, pool: EnvPool) -> None:
+    def __init__(self, pool: ChangeablePool) -> None:
         self._pool = pool
         self.active = ActiveEnvs(pool.num_envs)
         self.seconds = PlayingTime()
         self._version = 0
         self._open: dict[int, list[GroupTask]] = {}
+        self._first_calls: FirstCalls = no_calls
 
     @property
-    def pool(self) -> EnvPool:
+    def pool(self) -> ChangeablePool:
         """See `Players`."""
         return self._pool
 
-    def remember(self, running_actions: RunningActions) -> None:
-        """See `Players`. A pool that recovers remembers them itself."""
+    def remember(
+        self,
+        running_actions: RunningActions,
+        running_calls: RunningCalls | None = None,
+        first_calls: FirstCalls = no_calls,
+    ) -> None:
+        """See `Players`. A pool that recovers remembers episodes itself."""
+        self._first_calls = first_calls
 
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""
@@ -109,6 +139,8 @@ class LearnerPlayers:
     def _play(self, weights: Weights) -> Iterator[GroupRollout]:
         tasks = self._open.pop(weights.version, [])
         for task in tasks:
+            if task.calls:
+                self._pool.env_calls.carry_out(task.env_ids, self._first_calls(task.calls))
             self.active.start(task.env_ids)
         acts = Actor(weights.policy).now()
         env_ids = {task.group: task.env_ids for task in tasks}

@@ -12,10 +12,13 @@ import torch
 
 from learner.arrays import Floats
 from learner.store import Rollout
+from prl.training.env_calls import CallMarks
 from prl.training.episode_log import EpisodeLog, ToEnv
 from prl.training.group_round import GroupRollout, GroupTask
 from workers.arrays import Array, Ids
-from workers.pool import EnvPool
+from workers.env_call import EnvCall
+from workers.episode_record import NO_CALLS, EpisodeCalls
+from workers.pool import ChangeablePool, EnvPool
 from workers.replay import replay
 from workers.seeding import episode_seed
 
@@ -92,7 +95,13 @@ class EpisodeTracker:
         self.lengths = np.zeros(num_envs, np.int64)
 
     def task(
-        self, group: int, env_ids: Ids, noise: Sequence[int], num_steps: int | None, obs: Array | None
+        self,
+        group: int,
+        env_ids: Ids,
+        noise: Sequence[int],
+        num_steps: int | None,
+        obs: Array | None,
+        calls: int = 0,
     ) -> GroupTask:
         """What a group plays next; see `GroupTask`."""
         return GroupTask(
@@ -105,6 +114,7 @@ class EpisodeTracker:
             obs=obs,
             returns=self.returns[env_ids],
             lengths=self.lengths[env_ids],
+            calls=calls,
         )
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
@@ -144,7 +154,7 @@ class RoundKind(Protocol):
 
     tracker: EpisodeTracker
 
-    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int], calls: int = 0) -> GroupTask:
         """What a group plays in its next round.
 
         Args:
@@ -152,6 +162,7 @@ class RoundKind(Protocol):
             env_ids: i64[G], its envs.
             noise: stream and counters of the generator that draws the noise of actions; the group's number
                 follows them.
+            calls: of envs that come before it.
         """
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
@@ -167,8 +178,18 @@ class RoundKind(Protocol):
         to be repeated.
         """
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
+    def running_calls(self) -> Sequence[EpisodeCalls]:
+        """The calls that each env has had before the tasks that are not done."""
+
+    def load_state_dict(
+        self, state: dict[str, Any], pool: ChangeablePool, calls: Sequence[EnvCall] = ()
+    ) -> int:
         """The inverse of `state_dict`; the envs of the pool, with no command open, are brought back.
+
+        Args:
+            state: of rounds.
+            pool: hosts the envs.
+            calls: of envs that have been made.
 
         Returns:
             The number of episodes that are lost, since they were too long or an env is not a function of its
@@ -182,9 +203,9 @@ class WholeEpisodes:
     def __init__(self, tracker: EpisodeTracker) -> None:
         self.tracker = tracker
 
-    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int], calls: int = 0) -> GroupTask:
         """See `RoundKind`."""
-        return self.tracker.task(group, env_ids, noise, None, None)
+        return self.tracker.task(group, env_ids, noise, None, None, calls)
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""
@@ -198,8 +219,14 @@ class WholeEpisodes:
         """See `RoundKind`. No episode is in its middle when a round begins."""
         return [[] for _ in range(self.tracker.num_envs)]
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
-        """See `RoundKind`."""
+    def running_calls(self) -> Sequence[EpisodeCalls]:
+        """See `RoundKind`. Nobody asks: see `running_actions`."""
+        return [NO_CALLS for _ in range(self.tracker.num_envs)]
+
+    def load_state_dict(
+        self, state: dict[str, Any], pool: ChangeablePool, calls: Sequence[EnvCall] = ()
+    ) -> int:
+        """See `RoundKind`. Envs get the calls with their next tasks."""
         self.tracker.load_state_dict(state["tracker"])
         return 0
 
@@ -222,16 +249,20 @@ class FixedSteps:
         self._obs: Array | None = None
         self._shown = np.zeros(tracker.num_envs, np.bool_)  # envs that are in mid-episode
         self._log = EpisodeLog(tracker.num_envs, to_env)
+        self._marks = CallMarks(tracker.num_envs)
         self._replay_limit = replay_limit
 
-    def task(self, group: int, env_ids: Ids, noise: Sequence[int]) -> GroupTask:
+    def task(self, group: int, env_ids: Ids, noise: Sequence[int], calls: int = 0) -> GroupTask:
         """See `RoundKind`."""
+        self._marks.give(env_ids, calls)
         obs = self._obs[env_ids] if self._obs is not None and self._shown[env_ids].all() else None
-        return self.tracker.task(group, env_ids, noise, self.num_steps, obs)
+        return self.tracker.task(group, env_ids, noise, self.num_steps, obs, calls)
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""
         assert part.obs is not None, "a group that has played fixed steps is in mid-episode"
+        has_begun = part.started > self.tracker.started[env_ids]
+        self._marks.take(env_ids, self.tracker.lengths[env_ids], has_begun)
         self.tracker.take(env_ids, part)
         self._shown[env_ids] = True
         if self._obs is None:
@@ -246,24 +277,34 @@ class FixedSteps:
         """See `RoundKind`."""
         return _known(self._log.of_envs(), self._log.forgotten.tolist())
 
+    def running_calls(self) -> Sequence[EpisodeCalls]:
+        """See `RoundKind`."""
+        return self._marks.of_episodes()
+
     def state_dict(self) -> dict[str, Any]:
         """See `RoundKind`. Of each env, in mid-episode: its actions since the reset, and what it shows."""
         return {
             "tracker": self.tracker.state_dict(),
             "actions": [None if env is None else torch.as_tensor(env) for env in self._log.of_envs()],
             "forgotten": self._log.forgotten.tolist(),
+            "called": self._marks.state_dict(),
             "obs": None if self._obs is None else torch.as_tensor(self._obs.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, Any], pool: EnvPool) -> int:
+    def load_state_dict(
+        self, state: dict[str, Any], pool: ChangeablePool, calls: Sequence[EnvCall] = ()
+    ) -> int:
         """See `RoundKind`."""
         self.tracker.load_state_dict(state["tracker"])
+        self._marks.load_state_dict(state.get("called"), len(calls), self.tracker.lengths)
         actions = [None if env is None else env.numpy() for env in state["actions"]]
         self._obs = None if state["obs"] is None else state["obs"].numpy().copy()
         self._shown[:] = self._obs is not None
         lost = _NOBODY
         if self._obs is not None:  # before the first round there is nothing to bring back
-            lost = replay(pool, self.tracker.running_seeds(), _known(actions, state["forgotten"]), self._obs)
+            known = _known(actions, state["forgotten"])
+            seeds, called = self.tracker.running_seeds(), self._marks.of_episodes()
+            lost = replay(pool, seeds, known, self._obs, calls, called)
             self._begin_others(lost, actions, self._obs, pool)
         self._log.load(actions)
         return len(lost)
@@ -275,6 +316,7 @@ class FixedSteps:
         self.tracker.begin(lost)
         pool.reset(lost, self.tracker.running_seeds()[lost])
         obs[lost] = pool.recv().obs
+        self._marks.forget(lost)
         for env in lost.tolist():
             actions[env] = None
 

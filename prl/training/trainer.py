@@ -15,6 +15,7 @@ from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.store import Rollout, concatenate
 from prl.training.collector import Collector
+from prl.training.env_calls import RunCalls, attribute_call, method_call
 from prl.training.episode_infos import EpisodeInfos
 from prl.training.group_round import PlayingTime
 from prl.training.lagging import LaggingPolicy
@@ -31,7 +32,8 @@ from prl.training.rounds import (
     split_groups,
 )
 from workers.cores import Turns
-from workers.pool import EnvPool
+from workers.env_call import EnvCall
+from workers.pool import ChangeablePool
 from workers.seeding import Stream, generator
 
 _WARM_UP_STEPS = 2048
@@ -109,7 +111,7 @@ class Trainer:
 
     def __init__(
         self,
-        pool: EnvPool,
+        pool: ChangeablePool,
         learner: PPOLearner,
         *,
         batch_size: int,
@@ -136,7 +138,8 @@ class Trainer:
         groups = split_groups(pool.num_envs, num_groups)
         rounds = self._rounds_of(EpisodeTracker(pool.num_envs, seed), num_steps)
         self._collector = Collector(self._players, rounds, groups, batch_size)
-        self._players.remember(rounds.running_actions)
+        self._calls = RunCalls()
+        self._players.remember(rounds.running_actions, rounds.running_calls, self._calls.first)
         self._progress = Progress(infos=EpisodeInfos(pool.info_columns))
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
@@ -147,6 +150,57 @@ class Trainer:
         if num_steps is None:
             return WholeEpisodes(tracker)
         return FixedSteps(tracker, num_steps, self.learner.policy.head.to_env, self._replay_limit)
+
+    def call_envs(self, name: str, *args: Any, evaluation: bool = False, **kwargs: Any) -> None:
+        """Call a method of every env, or of one of its wrappers, between two batches.
+
+        Between two reports nothing plays without overlap: the envs are called at once, before the next batch.
+        With overlap the next batch is being played already: the envs are called before the one after it. In
+        the middle of an episode the call comes between two steps.
+
+        The call is part of the run. An env that has to be brought back, since its worker died or the run goes
+        on from a state, gets all calls again, in their order: those before its episode, then those between
+        its steps. So what a call does must depend on nothing but its arguments and what calls before it have
+        done. An env is reset once before its first call.
+
+        Args:
+            name: of the method; what it returns is dropped.
+            args, kwargs: plain data, as JSON can hold it.
+            evaluation: also call the envs of the run's evaluations, before the next one.
+
+        Raises:
+            TypeError, ValueError: an argument is no plain data; nothing was called.
+            EnvCallError: an env raised. With overlap, `iterations` raises it. The run cannot go on.
+            WorkerError: a worker died or hung.
+        """
+        self._call(method_call(name, args, kwargs), evaluation)
+
+    def set_env_attr(self, name: str, value: Any, *, evaluation: bool = False) -> None:
+        """Set an attribute of every env, where it is: in the env, or in one of its wrappers.
+
+        Args:
+            name: of an attribute that is there.
+            value: for all envs; a list or tuple has one for each of them.
+            evaluation: see `call_envs`; only with one value for all.
+
+        Raises:
+            ValueError: also, the list has another length.
+            Others: see `call_envs`, which also says when the envs are called.
+        """
+        call = attribute_call(name, value, self.pool.num_envs)
+        if evaluation and call.per_env:
+            raise ValueError(f"evaluation takes one value of {name} for all envs, not a list")
+        self._call(call, evaluation)
+
+    def _call(self, call: EnvCall, evaluation: bool) -> None:
+        batch = self._progress.iteration + (2 if self.overlap and self._progress.iteration else 1)
+        self._calls.add(call, batch, evaluation)
+        if not self.overlap:  # at once, so that errors come where they belong
+            self.pool.env_calls.carry_out(np.arange(self.pool.num_envs), self._calls.first())
+
+    def evaluation_calls(self) -> list[EnvCall]:
+        """The calls so far that the envs of evaluations get, too."""
+        return self._calls.of_evaluations()
 
     def iterations(self) -> Iterator[Report]:
         """One report per update: collect a batch, then learn from it.
@@ -192,6 +246,8 @@ class Trainer:
         began, playing = time.perf_counter(), copy.copy(self._players.seconds)
         before = self._progress.timesteps
         rounds: list[Round] = []
+        batch = self._progress.iteration + 1
+        self._collector.calls = self._calls.before(batch), self._calls.before(batch + 1)
         for played in self._collector.collect(weights, following):
             self._progress.count(played)
             rounds.append(played)
@@ -236,7 +292,8 @@ class Trainer:
         steps = self._rounds_of(EpisodeTracker(num_envs, self.seed, _WARM_UP_EPISODE), per_env)
         weights = self._players.publish(policy)
         tasks = [
-            steps.task(group, ids, (Stream.WARM_UP,)) for group, ids in enumerate(self._collector.groups)
+            steps.task(group, ids, (Stream.WARM_UP,), self._calls.before(1))
+            for group, ids in enumerate(self._collector.groups)
         ]
         played = Round.of(sorted(self._players.play(weights, tasks), key=lambda part: part.group))
         policy.update_statistics(concatenate(played.parts).obs)
@@ -298,6 +355,7 @@ class Trainer:
             "learner": self.learner.state_dict(),
             "progress": self._progress.state_dict(),
             "rounds": self._collector.rounds.state_dict(),
+            "env_calls": self._calls.state_dict(),
             "acting": None if self._lagging is None else self._lagging.state_dict(),
         }
 
@@ -309,17 +367,20 @@ class Trainer:
             `RoundKind.load_state_dict`).
 
         Raises:
-            ValueError: the state is that of another kind of trainer; nothing has changed.
+            ValueError: the state is that of another kind of trainer, or the envs of the pool have had calls
+                that it does not know; nothing has changed.
         """
         other, own = state["signature"], self._signature()
         differences = [f"{name} {other[name]}, not {own[name]}" for name in own if other[name] != own[name]]
         if differences:
             raise ValueError(f"the state is of a trainer with {'; '.join(differences)}")
+        calls, made = RunCalls.of_trainer(state, self.pool)
         self._collector.abandon()
+        self._calls.become(calls)
         self.learner.load_state_dict(state["learner"])
         self._progress.load_state_dict(state["progress"])
         self._collector.next_round = self._progress.round
-        lost = self._collector.rounds.load_state_dict(state["rounds"], self.pool)
+        lost = self._collector.rounds.load_state_dict(state["rounds"], self.pool, made)
         self._progress.lost_episodes += lost
         if self._lagging is not None:
             self._lagging.load_state_dict(state["acting"])

@@ -18,12 +18,19 @@ from prl.training.active import ActiveEnvs
 from prl.training.away import Away, OpenTask
 from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
 from prl.training.player_guest import NO_LEGAL_ACTION, NON_FINITE, ROLLOUT, SLOTS, PlayerKit, PlayRequest
-from prl.training.players import RunningActions, Weights, goes_on_after_episodes
+from prl.training.players import (
+    FirstCalls,
+    RunningActions,
+    RunningCalls,
+    Weights,
+    goes_on_after_episodes,
+    no_calls,
+)
 from prl.training.wire import WeightsLayout
 from workers.arrays import Ids
 from workers.errors import ProtocolError, WorkerError, WorkerTimeout
 from workers.guest import Invitation
-from workers.pool import EnvPool
+from workers.pool import ChangeablePool
 from workers.process_pool import ProcessPool
 from workers.recovering_pool import RecoveringPool
 
@@ -97,13 +104,21 @@ class WorkerPlayers:
         return self._pool.cores
 
     @property
-    def pool(self) -> EnvPool:
+    def pool(self) -> ChangeablePool:
         """See `Players`."""
         return self._pool
 
-    def remember(self, running_actions: RunningActions) -> None:
+    def remember(
+        self,
+        running_actions: RunningActions,
+        running_calls: RunningCalls | None = None,
+        first_calls: FirstCalls = no_calls,
+    ) -> None:
         """See `Players`."""
         self._away.running_actions = running_actions
+        self._away.first_calls = first_calls
+        if running_calls is not None:
+            self._away.running_calls = running_calls
 
     def publish(self, policy: ActorCritic) -> Weights:
         """See `Players`."""
@@ -137,9 +152,11 @@ class WorkerPlayers:
         state = self._workers[worker]
         while (index := self._next_call(worker)) is not None:
             incarnation = self._pool.incarnation(worker)
-            state.tasks[index] = open_task = self._away.brought_back(state.tasks[index])
-            if self._pool.incarnation(worker) != incarnation:
-                continue  # it has broken meanwhile
+            state.tasks[index] = open_task = self._away.ready(state.tasks[index])
+            if self._pool.incarnation(worker) != incarnation:  # it has broken meanwhile
+                self._look_at_process(worker)
+                self._away.arrive(open_task.task.env_ids)
+                continue
             slot, weights = open_task.version % SLOTS, None
             if self._pool.guest_memory is None and state.knows[slot] != open_task.version:
                 weights = self._weights[slot]
@@ -156,7 +173,7 @@ class WorkerPlayers:
         for index, open_task in enumerate(self._workers[worker].tasks):
             if not open_task.called:
                 # Nothing else can be asked of a worker that plays.
-                return None if index and self._away.delays(open_task.task) else index
+                return None if index and self._away.is_unready(open_task.task) else index
         return None
 
     def _look_at_process(self, worker: int) -> None:
@@ -219,7 +236,7 @@ class WorkerPlayers:
         """The learner plays the worker's oldest task, of which the worker knows nothing."""
         state = self._workers[worker]
         self._look_at_process(worker)
-        state.tasks[0] = open_task = self._away.brought_back(state.tasks[0])
+        state.tasks[0] = open_task = self._away.ready(state.tasks[0])
         acts = Actor(self._policies[open_task.version % SLOTS]).now()
         with blas_threads(1):  # as in workers, whose bits are to be the same
             (part,) = play_groups(self._pool, acts, [open_task.task], self._on_ended(worker), self.seconds)

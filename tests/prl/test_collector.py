@@ -72,7 +72,7 @@ class Rounds:
     def __init__(self):
         self.taken = []
 
-    def task(self, group, env_ids, noise):
+    def task(self, group, env_ids, noise, calls=0):
         stream, number = noise
         assert stream is Stream.NOISE
         assert env_ids.tolist() == split_groups(6, 3)[group].tolist()
