@@ -70,7 +70,8 @@ class Study:
         startup_trials: drawn at random, before results are learnt from.
 
     Raises:
-        ConfigError: the folder holds something else or another study, or cannot be written.
+        ConfigError: the folder holds something else or another study, or cannot be written; or Optuna is not
+            installed.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Study:
         seed: int,
         startup_trials: int = 10,
     ) -> None:
+        require_optuna()
         self.folder = folder.absolute()
         self._seed = seed
         self._startup_trials = startup_trials

@@ -115,7 +115,8 @@ def _how_it_ended(study: Study, trial: Trial, runs: TrialRuns) -> str:
     mean = sum(runs.returns) / len(runs.returns)
     best = best_or_none(study.trials())
     others = "" if best is None else f"; best is trial {best.number} with {best.values[0]:.1f}"
-    return f"trial {trial.number}: mean return {mean:.1f} over {len(runs.returns)} seeds{others}"
+    by_seed = ", ".join(f"{value:.1f}" for value in runs.returns)
+    return f"trial {trial.number}: mean return {mean:.1f} ({by_seed}){others}"
 
 
 def _show_result(study: Study, search: Search, show: Callable[[str], None]) -> None:

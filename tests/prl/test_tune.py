@@ -21,6 +21,7 @@ from prl.tuning import locks
 from prl.tuning.locks import JournalLock, WaitingLock
 from prl.tuning.pruning import Steps, below_median
 from prl.tuning.space import NOT_SEARCHED, Choices, Range, Space, default_space, read_space
+from workers.errors import WorkerError
 
 ROOT = Path(__file__).parents[2]
 CARTPOLE = TrainConfig(env_id="CartPole-v1")
@@ -202,7 +203,10 @@ def test_who_waits_too_long_for_a_lock_is_told(tmp_path, monkeypatch):
 
 optuna = pytest.importorskip("optuna")
 
+from prl.tuning import runs as runs_module  # noqa: E402
+from prl.tuning.runs import Plan, TrialRuns  # noqa: E402
 from prl.tuning.study import Study  # noqa: E402
+from prl.tuning.tune import Search, tune  # noqa: E402
 
 SPACE = Space({"gamma": Choices((0.9, 0.99)), "actor_lr": Range(1e-4, 1e-2, log=True)})
 START = SPACE.params_of(CARTPOLE)
@@ -325,6 +329,95 @@ def test_another_study_or_something_else_in_the_folder_is_refused(tmp_path):
     (tmp_path / "study" / "journal.log").write_text("nonsense\nnonsense\n")
     with pytest.raises(ConfigError, match=r"journal.log is damaged: "):
         open_study(tmp_path)
+
+
+# ---- the runs of a trial
+
+TINY = TrainConfig(
+    env_id="CartPole-v1", num_workers=0, num_envs=4, total_timesteps=400, batch_size=100, num_epochs=1,
+    hidden_sizes=(8,), eval_freq=100, eval_episodes=1, device="cpu",
+)  # fmt: skip
+
+
+def run_trial(study, settings, seeds=2, prune=True):
+    runs = TrialRuns(study, study.ask(99), Plan(TINY, seeds, 2, prune), settings)
+    runs.play()
+    return runs
+
+
+def with_others(study, step, value):
+    """Five trials that had this value at a step."""
+    for _ in range(5):
+        trial = study.ask(99)
+        study.report(trial, step, value)
+        study.end(trial, [value], 1)
+
+
+def summary_of(study, trial, seed):
+    return json.loads((study.folder / "trials" / f"{trial:04}" / f"seed{seed}" / "summary.json").read_text())
+
+
+def test_a_trial_is_ended_within_its_first_run(tmp_path):
+    with open_study(tmp_path) as study:
+        for step in (1, 2):  # the first update crosses one of them
+            with_others(study, step, 1e6)
+        runs = run_trial(study, {"gamma": 0.5})
+        summary = summary_of(study, 10, seed=0)
+    assert runs.reason.startswith(f"pruned at {summary['timesteps']:,} steps of seed 0, return ")
+    assert runs.returns == []
+    assert runs.timesteps == summary["timesteps"] < 400
+    assert summary["status"] == "stopped"
+    assert (study.folder / "trials" / "0010" / "seed0" / "weights" / "policy.safetensors").is_file()
+    assert not (study.folder / "trials" / "0010" / "seed1").exists()
+
+
+@pytest.mark.parametrize(("prune", "num_runs"), [(True, 1), (False, 2)])
+def test_only_a_trial_above_the_median_gets_to_the_next_seed(prune, num_runs, tmp_path):
+    with open_study(tmp_path) as study:
+        with_others(study, 4, 1e6)
+        runs = run_trial(study, {}, prune=prune)
+    assert len(runs.returns) == num_runs
+    assert (runs.reason is not None) == prune
+    assert (study.folder / "trials" / "0005" / "seed1").exists() != prune
+
+
+def test_the_last_evaluation_of_the_last_seed_ends_no_trial(tmp_path):
+    with open_study(tmp_path) as study:
+        with_others(study, 8, 1e6)
+        runs = run_trial(study, {})
+    assert runs.reason is None
+    assert len(runs.returns) == 2
+
+
+def test_settings_that_cannot_be_together_end_their_trial(tmp_path):
+    with open_study(tmp_path) as study:
+        runs = run_trial(study, {"num_groups": 5})
+    assert runs.reason == "not possible: num_groups must be at most num_envs (4), got 5"
+
+
+def test_failing_envs_end_a_trial_and_three_in_a_row_the_study(tmp_path, monkeypatch):
+    outcomes = iter(["env 1", None, "env 2", "env 3", "env 4"])
+
+    def train(config, sinks, **others):
+        if (what := next(outcomes)) is not None:
+            raise WorkerError(what, worker=0, env_ids=[0])
+        sinks[0].write(400, {"eval/mean_reward": 5.0})
+        return {"timesteps": 400}
+
+    monkeypatch.setattr(runs_module, "train", train)
+    monkeypatch.setattr("prl.tuning.outcome.load_config", lambda run: TINY)
+    lines = []
+    search = Search(Plan(TINY, 1, 2, True), SPACE, trials=9, startup_trials=2)
+    with pytest.raises(WorkerError, match="env 4"):
+        tune(tmp_path / "study", search, log=lines.append)
+    assert lines[1:] == [
+        "trial 0: failed: worker 0 (envs 0) env 1",
+        "trial 1: mean return 5.0 (5.0); best is trial 1 with 5.0",
+        "trial 2: failed: worker 0 (envs 0) env 2",
+        "trial 3: failed: worker 0 (envs 0) env 3",
+        "trial 4: failed: worker 0 (envs 0) env 4",
+    ]
+    assert [row["state"] for row in rows_of(tmp_path / "study")] == ["failed", "finished"] + 3 * ["failed"]
 
 
 # ---- whole studies
