@@ -89,19 +89,27 @@ def _measured(job: str, system: str, argument: str, limit: float = _LIMIT) -> di
         _command(job, system, argument), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
+        if job == "fault":
+            _await_ready(process)
         said, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
-        orphans_after(0.0)
+        orphans_after(0.0)  # or they would hold the pipes open
         process.communicate()
         return None
     finally:
         orphans_after(0.0)
-    if process.returncode:
+    if process.returncode or not said:
         print(f"{job} {system} {argument}: {errors[-300:]}", file=sys.stderr)
         return {}
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
+
+
+def _await_ready(process: subprocess.Popen[str]) -> None:
+    """Wait until the envs are built and reset, however long that takes on a busy machine."""
+    assert process.stdout is not None, "it is a pipe"
+    process.stdout.readline()
 
 
 def _fault(system: str, kind: str, trials: int) -> str:

@@ -2,7 +2,8 @@
 
     python scripts/fault_systems.py JOB SYSTEM [ARGUMENT]
 
-prints one line of JSON. Each measurement is a process of its own, which the scorecard ends if it hangs.
+prints one line of JSON, and "ready" before that where something may hang: the scorecard ends it then. Each
+measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ def fault(system: str, kind: str) -> dict[str, Any]:
     rows, outcome, seconds = _Rows(), "goes on", float("nan")
     try:
         rows.look(envs.reset())
+        print("ready", flush=True)
         for t in range(STEPS):
             if kind == "idle" and t == _FAULT_AT:
                 happened.touch()
