@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 NOT_SEARCHED = {
     *MAY_CHANGE,
-    *("env_id", "env_kwargs", "preset", "max_episode_steps", "ends_by_itself", "action_masks", "seed"),
+    *(
+        "env_id",
+        "env_kwargs",
+        "env_index_kwarg",
+        "preset",
+        "max_episode_steps",
+        "ends_by_itself",
+        "action_masks",
+        "seed",
+    ),
     *("eval_freq", "eval_episodes", "torch_threads", "run_folder"),
 }
 """Settings that say what is trained and measured, or change no result: all trials have them in common."""

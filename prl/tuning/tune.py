@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prl.config.train_config import described
+from prl.config.train_config import TrainConfig, described
+from prl.run.build import build_factory, check_trainable
 from prl.run.files import replace_file
 from prl.run.resume import MAY_CHANGE
+from prl.run.signals import Stopped
 from prl.tuning.outcome import BEST, as_table, best_or_none, differences, update_files
 from prl.tuning.runs import Plan, TrialRuns
 from prl.tuning.space import Space
@@ -81,6 +83,7 @@ def tune(
         Stopped: a signal has arrived; the trial is repeated when the study goes on.
     """
     base, space = search.plan.config, search.space
+    _check_env(base)  # before there is a folder
     start = space.params_of(base)
     with Study(folder, search.about(), space, start, base.seed, search.startup_trials) as study:
         replace_file(study.folder / _SPACE, space.to_yaml())
@@ -89,7 +92,11 @@ def tune(
         while (trial := study.ask(search.trials)) is not None:
             messages = log if trial.number == 0 else lambda line: None
             runs = TrialRuns(study, trial, search.plan, space.settings_of(trial.params), messages)
-            runs.play()
+            try:
+                runs.play()
+            except Stopped:
+                log(f"trial {trial.number} is not finished; the same command repeats it")
+                raise
             study.end(trial, runs.returns, runs.timesteps, runs.reason)
             with study.locked:
                 problem = update_files(study.folder, study.trials(), space, base)
@@ -98,6 +105,12 @@ def tune(
             if runs.failure is not None and failures == _MOST_FAILURES:
                 raise runs.failure
         _show_result(study, search, show)
+
+
+def _check_env(config: TrainConfig) -> None:
+    factory = build_factory(config)
+    if config.rollout == "episodes":
+        check_trainable(factory)
 
 
 def _say_what_is_searched(search: Search, log: Callable[[str], None]) -> None:

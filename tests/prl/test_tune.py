@@ -153,6 +153,13 @@ def test_wrong_flags_end_in_one_line(flags, message, capsys):
     assert capsys.readouterr().err.startswith(f"tune: {message}")
 
 
+def test_an_env_that_cannot_be_made_leaves_no_study_behind(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    assert dispatch(["tune", "--env-id", "CartPol-v1", "--study", str(tmp_path / "study")], "prl") == 2
+    assert capsys.readouterr().err == "tune: unknown env id 'CartPol-v1'; did you mean 'CartPole-v1'?\n"
+    assert not (tmp_path / "study").exists()
+
+
 # ---- when a trial is ended
 
 
