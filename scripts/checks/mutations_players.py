@@ -168,8 +168,8 @@ PLAYERS = (
     Mutation(
         "who has begun the next round begins it again",
         "prl/training/collector.py",
-        "others = [group for group in range(len(self.groups)) if group not in self.begun]",
-        "others = list(range(len(self.groups)))",
+        "if group not in self.begun]\n        open_parts",
+        "]\n        open_parts",
         ("prl/test_collector.py",),
     ),
 )
