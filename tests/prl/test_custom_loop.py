@@ -1,14 +1,18 @@
 """What a custom loop passes in is checked before it reaches envs, buffers or networks."""
 
+import os
+import signal
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from changing_envs import Levels
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from prl import PPO, EnvVectorizer, VecMemory, utils
 from prl.training.checks import ActionCheck
-from workers.errors import WorkerEnvFailed
+from workers.errors import EnvCallError, WorkerEnvFailed
 
 ENVS = np.array([2, 5, 7])  # the envs that are still playing
 TWO = Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
@@ -354,3 +358,84 @@ def test_a_mask_of_numbers_is_taken():
     assert after.tolist() == [True, True, False]
     with pytest.raises(ValueError, match="envs_active must be true or false, got 2"):
         utils.update_active_environments_list([0, 2, 0], [True, False])
+
+
+# ---- calls and infos
+
+
+def played(num_workers, kill=False, **settings):
+    """Two episodes in which envs are called; all that came back."""
+    found = []
+    with EnvVectorizer(Levels, 3, num_workers=num_workers, seed=1, max_episode_steps=9, **settings) as env:
+        env.set_attr("level", [0, 1, 2])
+        for _ in range(2):
+            found.append(env.reset())
+            for t in range(9):
+                if kill and t in (2, 5):
+                    os.kill(env._pool.worker_pids[t % 2], signal.SIGKILL)
+                found.append(env.step(np.zeros(3, int)))
+                if t == 3:
+                    found.append(env.call("add", 2))
+                if t == 6:
+                    found.append(env.get_attr("level"))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:worker .* it is started again")
+def test_calls_and_infos_do_not_depend_on_workers_nor_on_their_lives():
+    inline = played(0, infos=True)
+    assert repr(played(2, infos=True)) == repr(inline)
+    assert repr(played(2, kill=True, infos=True)) == repr(inline)
+    assert inline[5] == (2.0, 3.0, 4.0)
+    assert inline[9] == (2.0, 3.0, 4.0)
+
+
+def test_infos_are_those_of_the_envs_that_have_played():
+    with EnvVectorizer(Levels, 3, num_workers=0, max_episode_steps=9, infos=True) as env:
+        env.set_attr("level", 4)
+        _, info = env.reset()
+        assert {key: value.tolist() for key, value in info.items()} == {
+            "start": [4] * 3,
+            "_start": [True] * 3,
+        }
+        env.envs_active = np.array([False, True, False])
+        info = env.step(np.zeros(2, int))[-1]
+        assert {key: value.tolist() for key, value in info.items()} == {
+            "t": [1, 1],
+            "_t": [True] * 2,
+            "name": ["step 1"] * 2,
+            "_name": [True] * 2,
+        }
+        env.envs_active = np.array([True, True, False])
+        env.step(np.zeros(1, int))
+        assert env.step(np.zeros(1, int))[-1] == {}  # its third step has none
+
+
+def test_infos_are_empty_unless_they_are_asked_for():
+    inline = played(0)
+    assert inline[0][1] == inline[1][-1] == {}
+    for with_infos, without in zip(played(0, infos=True), inline, strict=True):
+        assert repr(with_infos[:-1]) == repr(without[:-1])
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda env: env.call("break_down"), EnvCallError, r"^env 0: break_down\(\) raised KeyError"),
+        (lambda env: env.call("nothing"), EnvCallError, r"^env 0: nothing\(\) raised AttributeError"),
+        (lambda env: env.get_attr("nothing"), EnvCallError, "^env 0: reading nothing raised AttributeError"),
+        (lambda env: env.set_attr("nothing", 1), EnvCallError, "^env 0: setting nothing raised AttributeErr"),
+        (lambda env: env.set_attr("level", [1]), ValueError, "one for each of the 3 envs, got 1"),
+        (lambda env: env.call("returns_itself"), ValueError, "changing_envs.Levels"),
+    ],
+)
+def test_calls_that_fail_say_so(ask, error, message):
+    with EnvVectorizer(Levels, 3, num_workers=0, max_episode_steps=9) as env:
+        with pytest.raises(error, match=message) as raised:
+            ask(env)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_call_of_an_attribute_reads_it():
+    with EnvVectorizer(Levels, 3, num_workers=0, max_episode_steps=9, env_index_kwarg="copy") as env:
+        assert env.call("copy") == env.get_attr("copy") == (0, 1, 2)
