@@ -17,7 +17,7 @@ from workers.guest import Invitation
 from workers.inline_pool import InlinePool
 from workers.pool import ChangeablePool
 from workers.process_pool import ProcessPool, Transport, even_blocks
-from workers.recovering_pool import RecoveringPool, Recovery
+from workers.recovering_pool import STARTS, RecoveringPool, Recovery
 
 register_on_import("prl/", "prl.chain")
 
@@ -73,6 +73,7 @@ def make_pool(
         pin_workers=pin_workers,
         start_timeout=start_timeout,
         close_timeout=close_timeout,
+        spare_starts=0 if recovery is None else STARTS,
         blocks=blocks,
         invitation=guest,
         info_columns=columns,

@@ -75,7 +75,7 @@ class ProcessPool:
             pipe; "pipe" sends the rows in the frame (for a small /dev/shm). Equal results, bit for bit.
         context: a spawn context, e.g. `torch.multiprocessing.get_context("spawn")`.
         step_timeout: seconds a worker may take to answer one command, with all envs that it hosts.
-        start_timeout, close_timeout, pin_workers: see `workers.worker_set.Lifetimes`.
+        start_timeout, close_timeout, pin_workers, spare_starts: see `workers.worker_set.Lifetimes`.
         blocks: the envs of each worker, contiguous and in order; None spreads them evenly.
         invitation: brings a guest into every worker, for `call`.
         reward_dtype, info_columns: see `SlabLayout`.
@@ -102,6 +102,7 @@ class ProcessPool:
         start_timeout: float = 120.0,
         close_timeout: float = 2.0,
         pin_workers: bool = True,
+        spare_starts: int = 0,
         blocks: Sequence[range] | None = None,
         invitation: Invitation | None = None,
         reward_dtype: type[np.floating[Any]] = np.float32,
@@ -118,7 +119,7 @@ class ProcessPool:
         self.blocks: Sequence[range] = list(spread if blocks is None else blocks)
         self.num_workers = len(self.blocks)
         check_room(self.num_workers)
-        lifetimes = Lifetimes(start_timeout, close_timeout, pin_workers)
+        lifetimes = Lifetimes(start_timeout, close_timeout, pin_workers, spare_starts)
         self.step_timeout = step_timeout
         self._layout = SlabLayout(
             factory.observation_space,

@@ -22,7 +22,7 @@ from workers.restarts import Restarts
 
 _STRIKES = 3
 """Deaths of its worker at the same env and step that are the env's fault; fewer may be somebody else's."""
-_STARTS = 6
+STARTS = 6
 """Processes in a row that may die before they have built their envs: nothing can be given up for that."""
 _FAILED_IN_A_ROW = 3
 """Episodes of one env that may be lost by its failures before one comes to its end."""
@@ -379,7 +379,7 @@ def _allowed(env: int, error: WorkerError, first: WorkerError) -> int:
     """
     # Whoever kills workers at random hits the same env's same step once, not three times.
     if isinstance(error, WorkerDied):
-        return _STARTS if env < 0 else _STRIKES
+        return STARTS if env < 0 else _STRIKES
     if env < 0:
         return _STRIKES
     return 1 if type(error) is type(first) else 2  # who hangs or fails twice, hangs or fails

@@ -13,6 +13,7 @@ from multiprocessing.context import BaseContext
 from workers.channel import Waiter
 from workers.child import Hosted
 from workers.cores import pin
+from workers.errors import WorkerDied
 from workers.output import Output
 from workers.processes import kill_marked
 from workers.reaper import Reaper
@@ -33,11 +34,14 @@ class Lifetimes:
             is killed, and a warning names it.
         pin_workers: with at least as many workers as usable cores, keep each on one core. Left to itself,
             Linux often wakes two of them on the core of the learner that wrote to them, to take turns there.
+        spare_starts: processes that may take the place of one that dies before its envs are built, when the
+            pool starts.
     """
 
     start_timeout: float = 120.0
     close_timeout: float = 2.0
     pin_workers: bool = True
+    spare_starts: int = 0
 
 
 class WorkerSet:
@@ -100,6 +104,17 @@ class WorkerSet:
         self._output.started()
         self._pin()
 
+    def _start_again(self, error: WorkerDied) -> None:
+        """Start another process in the place of one that has died before its envs were built.
+
+        Raises:
+            WorkerDied: too many have died there.
+        """
+        old = self.handles[error.worker]
+        if old.incarnation >= self._lifetimes.spare_starts:
+            raise error
+        self._replace(old)
+
     def _new(self, worker: int, incarnation: int = 0) -> WorkerHandle:
         hosted, envs = self._hosted[worker], self._blocks[worker]
         return WorkerHandle(worker, envs, self._context, hosted, self._reaper, self._output, incarnation)
@@ -120,7 +135,11 @@ class WorkerSet:
             WorkerError: the new process could not be started, or not build its envs. `restart` can be tried
                 again.
         """
-        old = self.handles[worker]
+        self._replace(self.handles[worker]).await_start(self._lifetimes.start_timeout)
+        self._pin()
+
+    def _replace(self, old: WorkerHandle) -> WorkerHandle:
+        """End a worker, and start another process in its place."""
         if not old.ended:
             for fd in old.filenos():
                 del self._by_fd[fd]
@@ -128,12 +147,11 @@ class WorkerSet:
             old.end()
             kill_marked([old.mark])
         with signals_wait():  # until `close` knows of it
-            new = self._new(worker, old.incarnation + 1)
-            self.handles[worker] = new
+            new = self._new(old.index, old.incarnation + 1)
+            self.handles[old.index] = new
         self._stale_frames += old.stale_frames
         self._watch(new)
-        new.await_start(self._lifetimes.start_timeout)
-        self._pin()
+        return new
 
     @property
     def stale_frames(self) -> int:
@@ -185,7 +203,12 @@ class WorkerSet:
         while starting := [handle for handle in self.handles if not handle.has_answer]:
             slowest = min(starting, key=lambda handle: handle.progress_time)
             remaining = slowest.progress_time + timeout - time.monotonic()
-            if not self.read(remaining) and remaining <= 0.0:
+            try:
+                is_late = not self.read(remaining) and remaining <= 0.0
+            except WorkerDied as error:
+                self._start_again(error)
+                continue
+            if is_late:
                 raise slowest.start_timed_out(timeout)
 
     def close(self) -> None:

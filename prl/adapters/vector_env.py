@@ -10,7 +10,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import logger
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
+from gymnasium.error import (
+    AlreadyPendingCallError,
+    ClosedEnvironmentError,
+    NoAsyncCallError,
+    ResetNeeded,
+)
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -42,7 +47,8 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     flags, and infos. It takes the arguments of `gymnasium.vector.AsyncVectorEnv`, and stands in its place.
 
     Where it differs: an env that raises is a `WorkerEnvFailed` that names env, episode and step, and ends all
-    workers, as the death of a worker does; observations have to be finite and of their space; actions are
+    workers, as the death of a worker does; observations have to be finite, in shape and kind those of their
+    space; actions are
     converted to the dtype of the action space.
 
     Args:
@@ -103,6 +109,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._state = _State.DEFAULT
+        self._was_reset = np.zeros(self.num_envs, np.bool_)
         if max_concurrency is not None and num_workers != 0:
             num_workers = max_concurrency if num_workers is None else min(num_workers, int(max_concurrency))
         self._remote: RemoteEnvs | None = RemoteEnvs(
@@ -169,6 +176,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         its_options = None if options is None else [options] * len(env_ids)
         with self._closing():
             self._envs.reset(env_ids, [seeds[env] for env in env_ids.tolist()], its_options)
+        self._was_reset[env_ids] = True
         self._state = _State.RESET
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[Any, Any]]:
@@ -197,6 +205,9 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Begin a `step`; see there, and `reset_async`."""
         self._require_open()
         self._require_state(_State.DEFAULT, "step_async")
+        if not self._was_reset.all():
+            which = np.flatnonzero(~self._was_reset).tolist()
+            raise ResetNeeded(f"step before the first reset of envs {which}: call reset()")
         mode, resets = self.autoreset_mode, None
         if mode is not AutoresetMode.SAME_STEP and (ended := self._envs.ended).any():
             if mode is AutoresetMode.DISABLED:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from adapter_envs import Breaks, Composite, Custom, CustomError, Talker, assert_same
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
 
@@ -21,6 +22,7 @@ from prl import LegacyInfos
 from workers.data_pickle import NotData
 from workers.errors import EnvError, WorkerDied, WorkerEnvFailed
 from workers.remote_envs import EnvCallError
+from workers.testing import ProbeEnv
 
 # A busy machine must not make warnings out of workers that take their time to end.
 VectorEnv = functools.partial(prl.VectorEnv, close_timeout=60.0)
@@ -455,3 +457,14 @@ def test_it_works_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_step_before_the_first_reset_costs_nothing():
+    with closing(VectorEnv([ProbeEnv, ProbeEnv], num_workers=1)) as envs:
+        with pytest.raises(ResetNeeded, match=r"envs \[0, 1\]: call reset"):
+            envs.step(np.zeros(2, np.int64))
+        envs.reset(seed=1, options={"reset_mask": np.array([True, False])})
+        with pytest.raises(ResetNeeded, match=r"envs \[1\]: call reset"):
+            envs.step(np.zeros(2, np.int64))
+        envs.reset(seed=1)
+        envs.step(np.zeros(2, np.int64))

@@ -403,3 +403,19 @@ def test_an_episode_that_leads_elsewhere_is_lost():
     with pool_of(env_factory(ProbeEnv)) as pool:
         assert pool.restore(episodes).tolist() == [0, 3]
         play(pool)
+
+
+# --- the start ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["sigkill", "os_exit"])
+def test_a_worker_that_dies_before_its_envs_are_built_is_started_again(fault, tmp_path):
+    factory = faulty(fault, stage="init", once=str(tmp_path / "once"))
+    with ProcessPool(factory, N, 2, step_timeout=20.0, spare_starts=1) as pool:
+        pool.reset(ALL, SEEDS)
+        Expected(N).check_reset(pool.recv(), ALL.tolist(), SEEDS.tolist())
+
+
+def test_a_worker_that_dies_at_every_start_ends_the_pool():
+    with pytest.raises(WorkerDied, match="during 'start'"):
+        ProcessPool(faulty("sigkill", stage="init"), N, 2, spare_starts=2)
