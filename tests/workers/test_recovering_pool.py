@@ -8,6 +8,7 @@ import pytest
 from helpers import Expected, Forgetful, Lives, children, factory_of, faulty
 
 from workers.envs import env_factory
+from workers.episode_record import NO_CALLS
 from workers.errors import WorkerDied, WorkerEnvFailed
 from workers.process_pool import ProcessPool
 from workers.recovering_pool import RecoveringPool, Recovery
@@ -382,7 +383,7 @@ def test_envs_are_brought_into_the_middle_of_episodes(transport):
     expected.seeds = SEEDS.tolist()
     expected.actions = [[1, 2], [3, 4, 0], [], [1]]
     episodes = [
-        (env, int(SEEDS[env]), np.array(expected.actions[env], np.int64), expected.obs(env))
+        (env, int(SEEDS[env]), np.array(expected.actions[env], np.int64), expected.obs(env), NO_CALLS)
         for env in range(N)
     ]
     with pool_of(env_factory(ProbeEnv), transport) as pool:
@@ -397,8 +398,8 @@ def test_envs_are_brought_into_the_middle_of_episodes(transport):
 def test_an_episode_that_leads_elsewhere_is_lost():
     expected = Expected(N)
     episodes = [
-        (0, 57, np.array([1, 2]), expected.obs(0)),  # shows something else
-        (3, 50, np.array([1, 2, 3, 4]), expected.obs(0)),  # ends after three steps
+        (0, 57, np.array([1, 2]), expected.obs(0), NO_CALLS),  # shows something else
+        (3, 50, np.array([1, 2, 3, 4]), expected.obs(0), NO_CALLS),  # ends after three steps
     ]
     with pool_of(env_factory(ProbeEnv)) as pool:
         assert pool.restore(episodes).tolist() == [0, 3]
