@@ -130,6 +130,7 @@ def wandb_sink(settings: Mapping[str, Any], folder: Path) -> Sink:
         dir=str(folder),
         id=_run_id(folder, "wandb"),
         resume="allow",
+        allow_val_change=True,  # a run that goes on may have a larger total
         reinit="create_new",
     )
     _keep_run_id(folder, "wandb", run.id)
