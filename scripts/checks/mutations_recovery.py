@@ -57,7 +57,7 @@ RECOVERY = (
     Mutation(
         "processes that are killed while they start are given up soon",
         _POOL,
-        "return _STARTS if env < 0 else _STRIKES",
+        "return STARTS if env < 0 else _STRIKES",
         "return _STRIKES",
         (f"{_RECOVERING}::test_processes_that_are_killed_while_they_start",),
     ),
