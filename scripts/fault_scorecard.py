@@ -94,7 +94,8 @@ def _measured(job: str, system: str, argument: str, limit: float = _LIMIT) -> di
         said, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
-        orphans_after(0.0)  # or they would hold the pipes open
+        process.wait()
+        orphans_after(0.0)  # they hold the pipes open
         process.communicate()
         return None
     finally:

@@ -72,15 +72,16 @@ def orphans_after(seconds: float) -> int:
 
     Every child counts, so those that are wanted have to be gone before.
     """
-    deadline = time.monotonic() + seconds
+    deadline, count = time.monotonic() + seconds, 0
     while left := _living_children():
-        if time.monotonic() > deadline:
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            return len(left)
-        time.sleep(_LOOK_EVERY)
-    return 0
+        if time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY)
+            continue
+        for pid in left:  # whose own children are the next to be found
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        count += len(left)
+    return count
 
 
 def _living_children() -> list[int]:
