@@ -304,3 +304,85 @@ def test_the_thread_of_tensorboard_fails_without_a_traceback(tmp_path, monkeypat
     sink.close()
     assert threading.excepthook is mine
     assert closed == [str(tmp_path)]
+
+
+class Events:
+    """A SummaryWriter without TensorBoard."""
+
+    def __init__(self, folder, **options):
+        self.folder, self.options, self.parts, self.scalars = folder, options, [], []
+        self.file_writer = SimpleNamespace(add_summary=self.parts.append)
+
+    def add_scalar(self, name, value, step):
+        self.scalars.append((name, value, step))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def events(monkeypatch):
+    opened = []
+    board = SimpleNamespace(
+        SummaryWriter=lambda *args, **kw: opened.append(Events(*args, **kw)) or opened[-1]
+    )
+    summary = SimpleNamespace(hparams=lambda settings, metrics: (settings, metrics, "end"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.summary", summary)
+    return opened
+
+
+def test_tensorboard_gets_settings_once_and_what_runs_are_compared_by(events, tmp_path):
+    settings = {
+        "env_id": "X",
+        "seed": 1,
+        "rnd": False,
+        "hidden_sizes": [8, 8],
+        "env_kwargs": {},
+        "rnd_lr": 0.1,
+    }
+    for after in (None, 20):
+        sink = TensorBoardSink(tmp_path, after, settings)
+        sink.write(30, {"rollout/ep_rew_mean": 5.0})
+        sink.summarize({"status": "finished", "mean_return": 7.5, "best_mean_return": None, "seed": 1})
+        sink.close()
+    begun, resumed = events
+    assert begun.parts[0] == settings | {"hidden_sizes": "[8, 8]", "env_kwargs": "{}"}
+    assert {"rollout/ep_rew_mean", "summary/mean_return"} <= begun.parts[1].keys()
+    assert (resumed.parts, resumed.options) == ([], {"purge_step": 21})
+    expected = [("rollout/ep_rew_mean", 5.0, 30), ("summary/mean_return", 7.5, 30)]
+    assert begun.scalars == resumed.scalars == expected
+
+
+def test_a_sink_that_takes_the_summary_gets_it_before_it_is_closed(tmp_path):
+    class Takes(Recording):
+        def summarize(self, summary):
+            self.summary = dict(summary)
+            assert self.closed == 0
+
+    takes = Takes()
+    summary = train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[takes, Recording()])
+    assert takes.summary == summary
+    assert takes.closed == 1
+
+
+def test_a_sink_that_cannot_take_the_summary_is_closed_all_the_same(tmp_path):
+    class Takes(Recording):
+        def summarize(self, summary):
+            raise KeyError("status")
+
+    takes = Takes()
+    with pytest.warns(UserWarning, match="Takes failed to take the summary: KeyError: 'status'"):
+        train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"), sinks=[takes])
+    assert takes.closed == 1
+
+
+def test_the_table_of_hyperparameters_is_in_the_file_of_the_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(dataclasses.replace(SMALL, run_folder=tmp_path / "run"))
+    [path] = (tmp_path / "run/tensorboard").iterdir()
+    found = EventAccumulator(str(path)).Reload()
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= found.summary_metadata.keys()
+    assert {"rollout/ep_rew_mean", "summary/mean_return"} <= set(found.Tags()["scalars"])
