@@ -12,7 +12,7 @@ from typing import Any
 from prl.run.sinks import Sink, summarize
 from workers.errors import describe
 
-_OPENING = 30.0  # seconds: a tool may ask the user who they are
+_OPENING = 10.0  # seconds: a tool may ask the user who they are
 _PATIENCE = 60.0  # seconds without a sign of life
 _MOST_WAITING = 10_000  # calls
 
@@ -59,7 +59,7 @@ class BackgroundSink:
             self._failure = self._failure or f"failed to close: {describe(error)}"
 
     def wait_until_open(self) -> None:
-        """Give the sink half a minute: what it prints, or asks, comes before the progress bar."""
+        """Give the sink ten seconds: what it prints, or asks, comes before the progress bar."""
         self._opened.wait(_OPENING)
         self._warn_of_failure()
 
