@@ -26,6 +26,8 @@ STARTS = 6
 """Processes in a row that may die before they have built their envs: nothing can be given up for that."""
 _FAILED_IN_A_ROW = 3
 """Episodes of one env that may be lost by its failures before one comes to its end."""
+_FAILED_TOGETHER = 8
+"""Episodes of all envs that may be lost by failures before one of any env comes to its end."""
 _NOTICES = 5
 """Restarts that are told of."""
 _NOBODY: Collection[int] = ()
@@ -110,6 +112,7 @@ class RecoveringPool:
         self._sent: deque[_Sent] = deque()
         self._doomed = np.zeros(pool.num_envs, np.bool_)  # their episode is lost, and nobody has been told
         self._failed_in_a_row = np.zeros(pool.num_envs, np.int64)  # episodes that were lost by failures
+        self._failed_since_an_end = 0  # of all envs together
         self._any_doomed = self._any_failures = False
 
     @property
@@ -202,7 +205,10 @@ class RecoveringPool:
         """Episodes that are lost have been told of by now; envs that come to an end are trusted again."""
         self._doomed[batch.env_ids[batch.lost]] = False
         self._any_doomed = bool(self._doomed.any())
-        self._failed_in_a_row[batch.env_ids[batch.terminated | batch.truncated]] = 0
+        ended = batch.env_ids[batch.terminated | batch.truncated]
+        self._failed_in_a_row[ended] = 0
+        if len(ended):
+            self._failed_since_an_end = 0
         self._any_failures = self._any_doomed or bool(self._failed_in_a_row.any())
 
     def recover(self, error: WorkerError) -> None:
@@ -232,7 +238,9 @@ class RecoveringPool:
     def _notice(self, error: WorkerError) -> None:
         if self.restarts <= _NOTICES:
             more = "; further restarts are only counted" if self.restarts == _NOTICES else ""
-            warnings.warn(f"{error}; it is started again{more}", stacklevel=4)
+            warnings.warn(
+                f"{error}; it is started again{more}", stacklevel=1
+            )  # a line of prl's, whoever calls
 
     def _bring_back(self, env: int) -> None:
         """Repeat the env's episode, and its open command."""
@@ -282,7 +290,8 @@ class RecoveringPool:
         if env < 0 or not self._record.playing[env] or self._doomed[env] or (sent and sent.actions is None):
             raise error
         self._failed_in_a_row[env] += 1
-        if self._failed_in_a_row[env] > _FAILED_IN_A_ROW:
+        self._failed_since_an_end += 1
+        if self._failed_in_a_row[env] > _FAILED_IN_A_ROW or self._failed_since_an_end > _FAILED_TOGETHER:
             raise error
         actions = None if self._record.forgotten[env] else self._record.of(env).actions
         if actions is not None and sent is not None and sent.actions is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,10 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from learner.settings import ConfigError
 from prl.run.checkpoint_state import decode, encode
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
+_NOT_ITS_FAULT = frozenset(
+    (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+)
 _LARGEST = {MANIFEST: 1 << 20, STATE: 1 << 28, TENSORS: 1 << 35}
 
 
@@ -74,6 +79,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: something is wrong with it.
+        ConfigError: it cannot be read now, which says nothing about it.
     """
     try:
         if stat.S_ISLNK(os.lstat(folder).st_mode):
@@ -82,6 +88,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         contents = {name: _verified(folder, name, manifest["files"][name]) for name in (STATE, TENSORS)}
         state = decode(_json(STATE, contents[STATE]), _tensors(contents[TENSORS]))
     except OSError as error:
+        if error.errno in _NOT_ITS_FAULT:
+            raise ConfigError(f"cannot read {folder}: {error.strerror or error}") from error
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"its manifest lacks something: {error!r}") from error

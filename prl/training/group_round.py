@@ -173,7 +173,7 @@ class _GroupRound:
         self._started = task.started.copy()
         self._next_seeds = self._seeds_of(np.arange(len(task.env_ids)))
         self._awaits_reset = task.obs is None
-        self._lost = 0
+        self._lost: list[Flags] = []
         self._obs = task.obs
         # Columns of the rollout: an array per step of the group.
         self._env_ids: list[Ids] = []
@@ -259,9 +259,9 @@ class _GroupRound:
         self._terminated.append(batch.terminated[closed])
         self._continues.append(~ended[closed])
         self._final_obs.append(batch.obs[closed])
-        self._lost += int(batch.lost.sum())
         over = batch.env_ids[ended]
         self._ended.append(over)
+        self._lost.append(batch.lost[ended])
         self._infos.append(np.zeros((len(over), 0)) if batch.final_info is None else batch.final_info)
         self._on_ended(over)
 
@@ -282,7 +282,8 @@ class _GroupRound:
         rollout = self._rollout()
         in_order = np.argsort(np.concatenate(self._ended), kind="stable")
         infos = np.concatenate(self._infos)[in_order]
-        episodes, returns, lengths = episodes_of(rollout, self.task, infos)
+        lost = np.concatenate(self._lost)[in_order]
+        episodes, returns, lengths = episodes_of(rollout, self.task, infos, lost)
         return GroupRollout(
             group=self.task.group,
             rollout=rollout,
@@ -292,7 +293,7 @@ class _GroupRound:
             lengths=lengths,
             obs=None if self.task.num_steps is None else self._obs,
             longest=len(self._rewards),
-            lost=self._lost,
+            lost=int(lost.sum()),
         )
 
     def _rollout(self) -> Rollout:
@@ -314,13 +315,18 @@ class _GroupRound:
         )
 
 
-def episodes_of(rollout: Rollout, task: GroupTask, infos: Floats) -> tuple[Episodes, Floats, Ids]:
+def episodes_of(
+    rollout: Rollout, task: GroupTask, infos: Floats, lost: Flags
+) -> tuple[Episodes, Floats, Ids]:
     """The episodes that ended in a rollout, and of those that did not, returns f64[G] and lengths i64[G].
+
+    Those that were lost did not come to their end: what was played of them says little about the policy.
 
     Args:
         rollout: of the task.
         task: that was played.
         infos: f64[E, K], of the episodes that ended, env after env.
+        lost: bool[E], likewise.
     """
     stops = np.flatnonzero(rollout.ends) + 1
     starts = np.concatenate([[0], stops[:-1]])
@@ -334,5 +340,6 @@ def episodes_of(rollout: Rollout, task: GroupTask, infos: Floats) -> tuple[Episo
     is_last = np.append(is_first[1:], True)
     running_returns = np.where(over, 0.0, returns)[is_last]
     running_lengths = np.where(over, 0, lengths)[is_last]
-    episodes = Episodes(env_ids[over], returns[over], lengths[over], infos)
+    ended = ~lost
+    episodes = Episodes(env_ids[over][ended], returns[over][ended], lengths[over][ended], infos[ended])
     return episodes, running_returns, running_lengths

@@ -238,8 +238,14 @@ class WorkerPlayers:
         self._look_at_process(worker)
         state.tasks[0] = open_task = self._away.ready(state.tasks[0])
         acts = Actor(self._policies[open_task.version % SLOTS]).now()
-        with blas_threads(1):  # as in workers, whose bits are to be the same
-            (part,) = play_groups(self._pool, acts, [open_task.task], self._on_ended(worker), self.seconds)
+        try:
+            with blas_threads(1):  # as in workers, whose bits are to be the same
+                (part,) = play_groups(
+                    self._pool, acts, [open_task.task], self._on_ended(worker), self.seconds
+                )
+        except (NoLegalAction, NonFiniteError):  # nothing more comes of it
+            state.tasks.pop(0)
+            raise
         self._take(worker, part)
 
     def _take(self, worker: int, part: GroupRollout) -> None:

@@ -341,7 +341,7 @@ def test_returns_are_summed_in_float64():
         rewards=np.full(size, 0.1, np.float32),
         ends=np.arange(size) == size - 1,
     )
-    episodes, returns, lengths = episodes_of(rollout, task, np.zeros((1, 0)))
+    episodes, returns, lengths = episodes_of(rollout, task, np.zeros((1, 0)), np.zeros(1, bool))
     assert episodes.returns[0] == pytest.approx(size * float(np.float32(0.1)), rel=1e-12)
     assert (episodes.lengths.tolist(), returns.tolist(), lengths.tolist()) == ([size], [0.0], [0])
 
