@@ -52,7 +52,7 @@ class PPOLearner:
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._skips = Skips()
         self._step = make_step(policy, config)
-        self.before_step: Callable[[], None] = _nothing
+        self.before_step: Callable[[], None] = do_nothing
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
@@ -203,5 +203,5 @@ class PPOLearner:
             )
 
 
-def _nothing() -> None:
-    """Before a step."""
+def do_nothing() -> None:
+    """What happens before an optimiser step, if nothing is asked for."""

@@ -238,9 +238,8 @@ class RecoveringPool:
     def _notice(self, error: WorkerError) -> None:
         if self.restarts <= _NOTICES:
             more = "; further restarts are only counted" if self.restarts == _NOTICES else ""
-            warnings.warn(
-                f"{error}; it is started again{more}", stacklevel=1
-            )  # a line of prl's, whoever calls
+            # A place in prl, whoever calls: commands print such warnings as one line.
+            warnings.warn(f"{error}; it is started again{more}", stacklevel=1)
 
     def _bring_back(self, env: int) -> None:
         """Repeat the env's episode, and its open command."""

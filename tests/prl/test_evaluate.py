@@ -389,9 +389,7 @@ def test_episodes_that_are_lost_are_left_out(leaves_nothing):
     factory = faulty("raise", at_step=2, seed=7)
     policy = ActorCritic(factory.observation_space, factory.action_space, ())
     with make_pool(factory, 3, 1, recovery=Recovery()) as pool:
-        with pytest.warns(
-            UserWarning, match="1 of 3 episodes are lost, .* left out of"
-        ):
+        with pytest.warns(UserWarning, match="1 of 3 episodes are lost, .* left out of"):
             episodes = evaluate(policy, pool, [6, 7, 8])
         assert [episode.length for episode in episodes] == [probe_length(6), probe_length(8)]
         with (
