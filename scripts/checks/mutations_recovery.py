@@ -50,7 +50,7 @@ RECOVERY = (
     Mutation(
         "an env may fail in every episode",
         _POOL,
-        "if self._failed_in_a_row[env] > _FAILED_IN_A_ROW:",
+        "if self._failed_in_a_row[env] > _FAILED_IN_A_ROW or self._failed_since_an_end > _FAILED_TOGETHER:",
         "if self._failed_in_a_row[env] < 0:",
         (f"{_RECOVERING}::test_an_env_that_fails_in_every_episode_ends_the_run",),
     ),
