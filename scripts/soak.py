@@ -103,7 +103,7 @@ class Soak:
         return rows.exists() and rows.stat().st_mtime > self._began_at
 
     def _workers(self) -> list[int]:
-        """Process ids; none while the pool is started for the first time, which is given up if one dies."""
+        """Process ids; none while the pool is started for the first time."""
         return workers_of(self._learner.pid) if self._has_made_an_update() else []
 
     def _faults(self) -> Mapping[str, tuple[int, Callable[[], bool]]]:
