@@ -96,10 +96,7 @@ class EpisodeRecord:
         self._lengths[env_ids] = 0
         self.playing[env_ids] = True
         self.forgotten[env_ids] = False
-        if self._earlier:
-            self._forget_earlier(env_ids)
-        if self._calls:
-            self._forget_calls(env_ids)
+        self._forget(env_ids)
 
     def load(self, env: int, seed: int, actions: Array, obs: Array, calls: Sequence[int] = ()) -> None:
         """An episode that is running already.
@@ -155,18 +152,13 @@ class EpisodeRecord:
         self.forgotten[env_ids] = False
         self._since[env_ids] = _NEVER
         self._lengths[env_ids] = 0
-        if self._earlier:
-            self._forget_earlier(env_ids)
-        if self._calls:
-            self._forget_calls(env_ids)
+        self._forget(env_ids)
 
-    def _forget_calls(self, env_ids: Ids) -> None:
-        for env in env_ids.tolist():
-            self._calls.pop(env, None)
-
-    def _forget_earlier(self, env_ids: Ids) -> None:
-        for env in env_ids.tolist():
-            self._earlier.pop(env, None)
+    def _forget(self, env_ids: Ids) -> None:
+        """What came before the steps that are kept, and calls between them."""
+        for by_env in (self._earlier, self._calls):
+            for env in env_ids.tolist() if by_env else ():
+                by_env.pop(env, None)
 
     def _trim(self) -> None:
         """Forget what no running episode needs, and episodes that are too long."""
@@ -174,7 +166,7 @@ class EpisodeRecord:
         if len(too_long):
             self.forgotten[too_long] = True
             self._since[too_long] = _NEVER
-            self._forget_earlier(too_long)
+            self._forget(too_long)
         needed = self._since.min()
         while self._steps and self._dropped < needed:
             self._steps.popleft()
@@ -186,7 +178,6 @@ class EpisodeRecord:
 
     def of(self, env: int) -> Episode:
         """The running episode of an env that plays, and whose episode is not forgotten."""
-        actions: Sequence[Array] = []
         rewards: list[np.float32] = []
         skipped = max(0, int(self._since[env]) - self._dropped)
         found = []
