@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +12,9 @@ import numpy as np
 from workers.arrays import Array, Flags, Floats, Ids
 from workers.pool import StepBatch
 
-_TRIM_EVERY = 64  # steps of a pool
+_READ_EVERY = 64  # steps of a pool
 _NEVER = np.iinfo(np.int64).max
+_NO_SEED = np.iinfo(np.int64).min
 
 
 class _Step(NamedTuple):
@@ -21,6 +23,14 @@ class _Step(NamedTuple):
     env_ids: Ids
     actions: Array
     rewards: Floats
+
+
+class _Ends(NamedTuple):
+    """Which envs of a step ended their episodes, and the seeds of the next ones; None if none has begun."""
+
+    env_ids: Ids
+    ended: Flags
+    next_seeds: Ids | None
 
 
 class EpisodeCalls(NamedTuple):
@@ -59,43 +69,45 @@ class Episode(NamedTuple):
 class EpisodeRecord:
     """Seeds, actions and rewards of the running episodes of N envs, and what the envs show.
 
-    A step costs a few microseconds whatever N is: it is kept as it is, and taken apart only when somebody
-    asks. Memory is proportional to N times the longest running episode.
+    A step costs a few microseconds whatever N is: it is kept as it is, and who ended where is worked out for
+    many steps at once, or when somebody asks. Memory is proportional to N times the longest running episode.
 
     Args:
         num_envs: N.
         obs: [N, *O], like the observations.
         actions: [N, *A], like the actions.
         limit: steps after which an episode is forgotten, which bounds memory.
-
-    Attributes:
-        obs: [N, *O], what envs show whose episode is running.
-        playing: bool[N], envs whose episode is running.
-        forgotten: bool[N], those of them whose episode is longer than the limit.
     """
 
     def __init__(self, num_envs: int, obs: Array, actions: Array, limit: int) -> None:
-        self.obs = np.zeros_like(obs)
-        self.playing = np.zeros(num_envs, np.bool_)
-        self.forgotten = np.zeros(num_envs, np.bool_)
+        self._num_envs = num_envs
         self._limit = limit
-        self._seeds = np.zeros(num_envs, np.int64)
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._earlier: dict[int, Array] = {}  # by env: actions from before the record
-        self._calls: dict[int, list[int]] = {}  # by env: steps before each call since the reset
         self._action = actions[0]
         self._steps: deque[_Step] = deque()
         self._dropped = 0  # steps that were there before the first one
+        self._unread: list[_Ends] = []  # of the last steps: what the following does not know yet
+        self._obs = np.zeros_like(obs)  # always up to date
+        self._playing = np.zeros(num_envs, np.bool_)
+        self._forgotten = np.zeros(num_envs, np.bool_)
+        self._seeds = np.zeros(num_envs, np.int64)
+        self._lengths = np.zeros(num_envs, np.int64)
         self._since = np.full(num_envs, _NEVER)  # number of the first step of an env's episode
+        self._earlier: dict[int, Array] = {}  # by env: actions from before the record
+        self._calls: dict[int, list[int]] = {}  # by env: steps before each call since the reset
 
     def begin(self, env_ids: Ids, seeds: Ids, obs: Array) -> None:
         """Episodes begin: env ids i64[G], seeds i64[G], first observations [G, *O]."""
-        self.obs[env_ids] = obs
+        self._read()
+        self._obs[env_ids] = obs
+        self._start(env_ids, seeds, self._dropped + len(self._steps))
+
+    def _start(self, env_ids: Ids, seeds: Ids, since: int | Ids) -> None:
+        """Episodes begin; the first of their steps has the number `since`."""
         self._seeds[env_ids] = seeds
-        self._since[env_ids] = self._dropped + len(self._steps)
+        self._since[env_ids] = since
         self._lengths[env_ids] = 0
-        self.playing[env_ids] = True
-        self.forgotten[env_ids] = False
+        self._playing[env_ids] = True
+        self._forgotten[env_ids] = False
         self._forget(env_ids)
 
     def load(self, env: int, seed: int, actions: Array, obs: Array, calls: Sequence[int] = ()) -> None:
@@ -115,8 +127,9 @@ class EpisodeRecord:
 
     def called(self, env_ids: Ids, counts: Ids) -> None:
         """So many calls i64[G] to envs; they matter to episodes that are running."""
+        self._read()
         for env, count in zip(env_ids.tolist(), counts.tolist(), strict=True):
-            if count and self.playing[env]:
+            if count and self._playing[env]:
                 self._calls.setdefault(env, []).extend([int(self._lengths[env])] * count)
 
     def step(self, actions: Array, batch: StepBatch, next_seeds: Ids | None) -> None:
@@ -124,35 +137,54 @@ class EpisodeRecord:
 
         Args:
             actions: not changed any more.
-            batch: the answer.
+            batch: the answer. Who takes it may change its arrays.
             next_seeds: i64[G] of the episodes that have followed those that ended; None if none has.
         """
         env_ids = batch.env_ids
-        self._steps.append(_Step(env_ids, actions, batch.reward))
-        # All rows as a slice, and counting instead of `any`: each is several times faster.
-        index = slice(None) if len(env_ids) == len(self._lengths) else env_ids
-        self._lengths[index] += 1
-        self.obs[index] = batch.obs
-        ended = batch.ended
-        if np.count_nonzero(ended):
-            self._after_ends(batch, ended, next_seeds)
-        if (self._dropped + len(self._steps)) % _TRIM_EVERY == 0:
-            self._trim()
-
-    def _after_ends(self, batch: StepBatch, ended: Flags, next_seeds: Ids | None) -> None:
-        over = batch.env_ids[ended]
-        if next_seeds is None or batch.next_obs is None:
-            self.end(over)
-        else:
-            self.begin(over, next_seeds[ended], batch.next_obs[ended])
+        # All rows as a slice is several times faster.
+        index = slice(None) if len(env_ids) == self._num_envs else env_ids
+        self._obs[index] = batch.obs if batch.next_obs is None else batch.next_obs
+        self._steps.append(_Step(env_ids, actions, batch.reward.copy()))
+        self._unread.append(_Ends(env_ids, batch.ended, next_seeds))
+        if len(self._unread) == _READ_EVERY:
+            self._read()
 
     def end(self, env_ids: Ids) -> None:
         """These envs play no episode that the record knows."""
-        self.playing[env_ids] = False
-        self.forgotten[env_ids] = False
+        self._read()
+        self._stop(env_ids)
+
+    def _stop(self, env_ids: Ids) -> None:
+        self._playing[env_ids] = False
+        self._forgotten[env_ids] = False
         self._since[env_ids] = _NEVER
         self._lengths[env_ids] = 0
         self._forget(env_ids)
+
+    def _read(self) -> None:
+        """Work out what the unread steps have ended and begun, and forget what nobody needs any more."""
+        if not self._unread:
+            return
+        env_ids = np.concatenate([ends.env_ids for ends in self._unread])  # a row for each step of each env
+        ended = np.concatenate([ends.ended for ends in self._unread])
+        last_end = np.full(self._num_envs, -1)  # by env: the last row that ended an episode
+        last_end[env_ids[ended]] = np.flatnonzero(ended)  # of several values for an env, the last one stays
+        later = np.arange(len(env_ids)) > last_end[env_ids]
+        self._follow(last_end)
+        self._lengths += np.bincount(env_ids[later], minlength=self._num_envs)
+        self._unread.clear()
+        self._trim()
+
+    def _follow(self, last_end: Ids) -> None:
+        """Envs whose episodes have ended play the next ones, or none. Rows are those of `_read`."""
+        first = self._dropped + len(self._steps) - len(self._unread)
+        numbers = np.repeat(np.arange(len(self._unread)), [len(ends.env_ids) for ends in self._unread]) + first
+        seeds = np.concatenate([_seeds_after(ends) for ends in self._unread])
+        over = np.flatnonzero(last_end >= 0)
+        rows = last_end[over]
+        begun = seeds[rows] != _NO_SEED
+        self._stop(over[~begun])
+        self._start(over[begun], seeds[rows[begun]], numbers[rows[begun]] + 1)
 
     def _forget(self, env_ids: Ids) -> None:
         """What came before the steps that are kept, and calls between them."""
@@ -164,7 +196,7 @@ class EpisodeRecord:
         """Forget what no running episode needs, and episodes that are too long."""
         too_long = np.flatnonzero(self._lengths > self._limit)
         if len(too_long):
-            self.forgotten[too_long] = True
+            self._forgotten[too_long] = True
             self._since[too_long] = _NEVER
             self._forget(too_long)
         needed = self._since.min()
@@ -172,12 +204,28 @@ class EpisodeRecord:
             self._steps.popleft()
             self._dropped += 1
 
+    def plays(self, env: int) -> bool:
+        """Whether an episode of the env is running that the record knows."""
+        self._read()
+        return bool(self._playing[env])
+
+    def has_forgotten(self, env: int) -> bool:
+        """Whether the running episode of an env that plays is longer than the limit."""
+        self._read()
+        return bool(self._forgotten[env])
+
     def seed(self, env: int) -> int:
         """Of the running episode of an env that plays."""
+        self._read()
         return int(self._seeds[env])
+
+    def shown(self, env: int) -> Array:
+        """What an env shows that plays: [*O], a view."""
+        return self._obs[env, ...]
 
     def of(self, env: int) -> Episode:
         """The running episode of an env that plays, and whose episode is not forgotten."""
+        self._read()
         rewards: list[np.float32] = []
         skipped = max(0, int(self._since[env]) - self._dropped)
         found = []
@@ -191,4 +239,10 @@ class EpisodeRecord:
         stacked = np.stack(actions) if actions else np.zeros((0, *self._action.shape), self._action.dtype)
         known = np.array(rewards, np.float32)
         calls = tuple(self._calls.get(env, ()))
-        return Episode(int(self._seeds[env]), stacked, known, self.obs[env, ...], calls)
+        return Episode(int(self._seeds[env]), stacked, known, self.shown(env), calls)
+
+
+def _seeds_after(ends: _Ends) -> Ids:
+    if ends.next_seeds is None:
+        return np.full(len(ends.ended), _NO_SEED)
+    return ends.next_seeds

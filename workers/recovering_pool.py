@@ -245,7 +245,7 @@ class RecoveringPool:
         """Repeat the env's episode, and its open command."""
         sent = next((sent for sent in self._sent if env in sent.env_ids), None)
         begins = sent is not None and sent.actions is None
-        if self._record.playing[env] and not self._doomed[env] and not begins:
+        if self._record.plays(env) and not self._doomed[env] and not begins:
             self._repeat(env)
         elif sent is not None or not self._of_guests[env]:
             self.env_calls.catch_up(env, self._pool.env_alone(env))
@@ -253,7 +253,7 @@ class RecoveringPool:
             self._carry_out(env, sent)
 
     def _repeat(self, env: int) -> None:
-        if self._record.forgotten[env]:
+        if self._record.has_forgotten(env):
             self._doom(env, None, "it is longer than replay_limit")
             return
         episode, alone = self._record.of(env), self._pool.env_alone(env)
@@ -275,7 +275,7 @@ class RecoveringPool:
             assert seed is not None, "a reset has seeds"
             alone.reset(seed)
         elif self._doomed[env]:
-            alone.lose(self._record.obs[env], seed)
+            alone.lose(self._record.shown(env), seed)
         else:
             alone.step(sent.actions[row], seed)
 
@@ -286,13 +286,13 @@ class RecoveringPool:
             WorkerError: no episode can be lost for that, or too many were.
         """
         sent = next((sent for sent in self._sent if env in sent.env_ids), None)
-        if env < 0 or not self._record.playing[env] or self._doomed[env] or (sent and sent.actions is None):
+        if env < 0 or not self._record.plays(env) or self._doomed[env] or (sent and sent.actions is None):
             raise error
         self._failed_in_a_row[env] += 1
         self._failed_since_an_end += 1
         if self._failed_in_a_row[env] > _FAILED_IN_A_ROW or self._failed_since_an_end > _FAILED_TOGETHER:
             raise error
-        actions = None if self._record.forgotten[env] else self._record.of(env).actions
+        actions = None if self._record.has_forgotten(env) else self._record.of(env).actions
         if actions is not None and sent is not None and sent.actions is not None:
             actions = np.concatenate([actions, sent.actions[np.searchsorted(sent.env_ids, env)][None]])
         self._doom(env, actions, str(error), error.traceback)

@@ -42,6 +42,7 @@ class Signals:
         self._holding = 0
         self._handles = False
         self._exits_as: str | None = None
+        self._previous = {signum: signal.getsignal(signum) for signum in _HANDLED}
 
     @property
     def has_arrived(self) -> bool:
@@ -55,6 +56,11 @@ class Signals:
             if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self.handle)
         self._handles = True
+
+    def leave(self) -> None:
+        """Give the signals back to whom they belonged to when this object was made."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
 
     def listen_again(self) -> None:
         """As `listen`, if it was called: constructors of envs may have set handlers of their own."""
@@ -138,15 +144,25 @@ def stop_on_signals(until_exit: bool = False) -> Iterator[Signals]:
         yield _active
         return
     signals = _active = Signals()
-    previous = {signum: signal.getsignal(signum) for signum in _HANDLED}
     signals.listen()
     try:
         yield signals
     finally:
         _active = None
         if not (until_exit and signals.has_arrived):
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+            signals.leave()
+
+
+def _leave_in_child() -> None:
+    """A forked process, of a library or an env, is not ours to end in good order."""
+    global _active  # noqa: PLW0603 - see above
+    if _active is not None:
+        _active.leave()
+        _active = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_in_child)
 
 
 @contextmanager

@@ -141,6 +141,24 @@ def test_blocks_in_blocks_have_the_same_signals():
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+def test_a_forked_process_has_the_signals_that_were_there_before():
+    """A library's workers print a traceback otherwise when they are ended."""
+    reading, writing = os.pipe()
+    with stop_on_signals():
+        if (child := os.fork()) == 0:
+            signal.alarm(5)
+            os.write(writing, b"!")
+            signal.pause()
+            os._exit(0)
+        os.read(reading, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    os.close(reading)
+    os.close(writing)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
 def test_the_end_of_a_terminal_may_be_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
