@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from prl.adapters.legacy_infos import LegacyInfos
     from prl.adapters.making import make_vec
     from prl.adapters.vector_env import VectorEnv
+    from prl.async_ppo import AsyncPPO
     from prl.config.train_config import ConfigError, TrainConfig
     from prl.custom_loop import EnvVectorizer, VecMemory
     from prl.pools import make_pool
-    from prl.quickstart import PPO, AsyncPPO
+    from prl.quickstart import PPO
     from prl.run.loaded_policy import LoadedPolicy, load
     from prl.run.sinks import Sink
     from prl.run.train import train
@@ -64,7 +65,7 @@ __all__ = [
 _HOME = {
     "PPO": "prl.quickstart",
     "ActorCritic": "learner.policy",
-    "AsyncPPO": "prl.quickstart",
+    "AsyncPPO": "prl.async_ppo",
     "ConfigError": "learner.settings",
     "EnvVectorizer": "prl.custom_loop",
     "LoadedPolicy": "prl.run.loaded_policy",

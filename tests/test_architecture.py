@@ -26,7 +26,7 @@ WINGS = [
     {"prl.report"},
     {"prl.tuning"},
     {"prl.adapters"},
-    {"prl.quickstart", "prl.custom_loop", "prl.utils", "prl.chain", "prl.sb3"},
+    {"prl.quickstart", "prl.async_ppo", "prl.custom_loop", "prl.utils", "prl.chain", "prl.sb3"},
     {"prl.commands"},
     {"prl.cli", "prl.__main__"},
     {"prl"},  # names of all of them, loaded when they are used

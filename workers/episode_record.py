@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -178,7 +177,8 @@ class EpisodeRecord:
     def _follow(self, last_end: Ids) -> None:
         """Envs whose episodes have ended play the next ones, or none. Rows are those of `_read`."""
         first = self._dropped + len(self._steps) - len(self._unread)
-        numbers = np.repeat(np.arange(len(self._unread)), [len(ends.env_ids) for ends in self._unread]) + first
+        sizes = [len(ends.env_ids) for ends in self._unread]
+        numbers = first + np.repeat(np.arange(len(sizes)), sizes)
         seeds = np.concatenate([_seeds_after(ends) for ends in self._unread])
         over = np.flatnonzero(last_end >= 0)
         rows = last_end[over]

@@ -15,9 +15,10 @@ from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
 from learner.rnd import RND, ReturnFilter
 from learner.spaces import row_field
+from prl.async_ppo import AsyncPPO
 from prl.chain import Chain
 from prl.config.train_config import TrainConfig
-from prl.quickstart import PPO, AsyncPPO
+from prl.quickstart import PPO
 from prl.run.build import build_learner
 from prl.run.weights import weights_sha256
 from prl.training.trainer import Trainer

@@ -12,10 +12,11 @@ from telling_envs import Telling
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
 from learner.ppo_config import PPOConfig
+from prl.async_ppo import AsyncPPO
 from prl.config.command_line import parse
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.pools import make_pool
-from prl.quickstart import PPO, AsyncPPO
+from prl.quickstart import PPO
 from prl.run.checkpoint_check import check_fits
 from prl.run.checkpoint_files import CheckpointError
 from prl.run.periodic_evaluation import Evaluation
