@@ -2,11 +2,15 @@
 
     python scripts/soak.py --minutes 120
     python scripts/soak.py --minutes 20 --seed 1 -- --env-id LunarLander-v3 --overlap
+    python scripts/soak.py --minutes 120 --waiting
 
 Workers are killed, stopped and slowed down, the disk is full for a moment (no file can grow), and the learner
 itself is stopped by SIGTERM or killed, and goes on from its checkpoint. When the time is up, the run is
 stopped, and an undisturbed one of as many steps shows what the weights have to be. After `--` come flags of
 `prl train`, in place of the usual ones.
+
+With `--waiting`, each env waits for two milliseconds in every step. Hours of that leave the cores to others,
+and the undisturbed run, with a worker for each env, takes a small part of the time.
 
 Exit code 1 if weights differ, an episode is lost, a process is left behind, or memory, descriptors or threads
 grow.
@@ -32,18 +36,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from workers.watching import Holdings, adopt_orphans, holdings, orphans_after, workers_of
 
 _FLAGS = (
-    "--env-id CartPole-v1 --preset none --num-workers 2 --num-envs 8 --num-groups 2 --batch-size 1000 "
+    "--env-id CartPole-v1 --preset none --num-workers 2 --num-envs {num_envs} --num-groups 2 "
     "--rollout steps --num-steps 64 --normalize-obs --seed 5"
 )
+_NUM_ENVS, _NUM_WAITING = 8, 16
 _SAFETY = "--step-timeout 6 --start-timeout 30 --max-restarts 1000000 --checkpoint-every 5s"
 _ENDLESS = 1_000_000_000  # steps
 _SLOW, _FULL = 1.5, 3.0  # seconds that a worker is slow, and the disk is full
 _ORPHANS_END = 2.0  # seconds
 _SETTLED = 20.0  # seconds after the start of a learner until it holds what it will hold
 _GROWTH = 10_000  # kilobytes by which memory may grow within the life of a learner
+_WAIT = 0.002  # seconds
+
+
+class Waiting(gym.Wrapper[Any, Any, Any, Any]):
+    """An env that waits in every step, and needs no core for that."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """A step."""
+        time.sleep(_WAIT)
+        return self.env.step(action)
 
 
 class Failure(Exception):
@@ -192,7 +209,9 @@ def start_training(flags: Sequence[str], folder: Path) -> subprocess.Popen[bytes
     """Start `prl train`; what it says goes into a file beside the folder of the run."""
     with folder.with_suffix(".log").open("ab") as log:
         command = [sys.executable, "-m", "prl", "train", *flags]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # for `Waiting`
+        own = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own)
 
 
 def last_words(folder: Path) -> str:
@@ -211,6 +230,8 @@ def growth(life: Sequence[Holdings]) -> Holdings:
 
 def undisturbed(folder: Path, flags: Sequence[str], timesteps: int) -> dict[str, Any]:
     """The summary of a run of so many steps.
+
+    Normalised observations begin with fewer steps if that is less than 20,480, and then differ.
 
     Raises:
         Failure: it has failed.
@@ -256,17 +277,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--grace", type=float, default=10.0, help="seconds that a stopped run may take to end"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--waiting", action="store_true", help="envs wait in every step")
     parser.add_argument("flags", nargs="*", help="of prl train, after --")
     arguments = parser.parse_args(argv)
     adopt_orphans()
-    flags = arguments.flags or _FLAGS.split()
+    num_envs = _NUM_WAITING if arguments.waiting else _NUM_ENVS
+    flags = arguments.flags or _FLAGS.format(num_envs=num_envs).split()
+    extra = []
+    if arguments.waiting:
+        flags += ["--wrappers", f"{Path(__file__).stem}:{Waiting.__name__}"]
+        extra = ["--num-workers", str(num_envs)]
     with tempfile.TemporaryDirectory() as name:
         chance = random.Random(arguments.seed)
         soak = Soak(Path(name) / "soak", flags, chance, arguments.every, arguments.grace)
         try:
             found = soak.run(60.0 * arguments.minutes)
             print(_told(soak, found), flush=True)
-            expected = undisturbed(Path(name) / "undisturbed", flags, found["timesteps"])
+            expected = undisturbed(Path(name) / "undisturbed", [*flags, *extra], found["timesteps"])
             wrong = verdict(soak, found, expected)
         except Failure as failure:
             wrong = [str(failure)]
