@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from workers.arrays import Ids
 
@@ -30,11 +31,12 @@ class ActiveEnvs:
         """These envs begin their part of a round."""
         self.mask[env_ids] = True
 
-    def leave(self, env_ids: Ids) -> None:
-        """These envs have done their part; those that had done it before are as they are."""
-        leaving = env_ids[self.mask[env_ids]]
+    def leave(self, env_ids: Ids, ago: npt.NDArray[np.float64] | float = 0.0) -> None:
+        """These envs i64[E] have done their part, f64[E] seconds ago; who had done it before is as it is."""
+        playing = self.mask[env_ids]
+        leaving = env_ids[playing]
         self.mask[leaving] = False
-        self._left_at[leaving] = self._clock()
+        self._left_at[leaving] = self._clock() - np.broadcast_to(ago, env_ids.shape)[playing]
 
     def mean_wait(self) -> float:
         """Seconds for which envs wait already, averaged over all: at a round's end, what stragglers cost."""

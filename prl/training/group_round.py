@@ -120,15 +120,24 @@ class GroupRollout:
     begun: Ids | None = None
 
 
+def goes_on_after_episodes(task: GroupTask) -> bool:
+    """Whether an env whose episode ends has more to do: in rounds of fixed steps."""
+    return task.num_steps is not None
+
+
 OnEnded = Callable[[Ids], None]
 """Told of the envs i64[E] whose episodes have just ended."""
+
+
+def nobody_listens(env_ids: Ids) -> None:
+    """The `OnEnded` that nobody needs."""
 
 
 def play_groups(
     pool: EnvPool,
     acts: Acts,
     tasks: Sequence[GroupTask],
-    on_ended: OnEnded = lambda env_ids: None,
+    on_ended: OnEnded = nobody_listens,
     seconds: PlayingTime | None = None,
 ) -> Iterator[GroupRollout]:
     """Play several groups side by side: the policy acts for one while the envs of another step.

@@ -10,7 +10,7 @@ from learner.actor import Actor
 from learner.blas import blas_threads
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
-from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
+from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, goes_on_after_episodes, play_groups
 from workers.arrays import Array, Ids
 from workers.env_call import EnvCall
 from workers.episode_record import EpisodeCalls
@@ -157,8 +157,3 @@ class LearnerPlayers:
     def abandon(self) -> None:
         """See `Players`. No open task has begun."""
         self._open.clear()
-
-
-def goes_on_after_episodes(task: GroupTask) -> bool:
-    """Whether an env whose episode ends has more to do: in rounds of fixed steps."""
-    return task.num_steps is not None

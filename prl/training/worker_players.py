@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from learner.actor import Actor, acting_plan, acting_weights
 from learner.blas import blas_threads
@@ -16,14 +17,21 @@ from learner.errors import NoLegalAction, NonFiniteError
 from learner.policy import ActorCritic
 from prl.training.active import ActiveEnvs
 from prl.training.away import Away, OpenTask
-from prl.training.group_round import GroupRollout, GroupTask, PlayingTime, play_groups
+from prl.training.group_round import (
+    GroupRollout,
+    GroupTask,
+    OnEnded,
+    PlayingTime,
+    goes_on_after_episodes,
+    nobody_listens,
+    play_groups,
+)
 from prl.training.player_guest import NO_LEGAL_ACTION, NON_FINITE, ROLLOUT, SLOTS, PlayerKit, PlayRequest
 from prl.training.players import (
     FirstCalls,
     RunningActions,
     RunningCalls,
     Weights,
-    goes_on_after_episodes,
     no_calls,
 )
 from prl.training.wire import WeightsLayout
@@ -241,7 +249,7 @@ class WorkerPlayers:
         try:
             with blas_threads(1):  # as in workers, whose bits are to be the same
                 (part,) = play_groups(
-                    self._pool, acts, [open_task.task], self._on_ended(worker), self.seconds
+                    self._pool, acts, [open_task.task], self._on_ended(open_task.task), self.seconds
                 )
         except (NoLegalAction, NonFiniteError):  # nothing more comes of it
             state.tasks.pop(0)
@@ -280,22 +288,21 @@ class WorkerPlayers:
         return part, seconds
 
     def _on_news(self, worker: int, news: bytes) -> None:
-        """Episodes have ended."""
-        self._on_ended(worker)(_env_ids(news))
+        """Envs have done their part while others of their group play on.
 
-    def _on_ended(self, worker: int) -> Callable[[Ids], None]:
+        Raises:
+            ProtocolError: it makes no sense.
+        """
+        env_ids, ago = _ended(news)
+        for _, task, *_ in self._workers[worker].tasks:
+            if task.env_ids[0] <= env_ids.min() and env_ids.max() <= task.env_ids[-1]:
+                self.active.leave(env_ids, ago)
+                return
+        raise ProtocolError(f"not news: of envs {env_ids.tolist()}, which do not play")
+
+    def _on_ended(self, task: GroupTask) -> OnEnded:
         """In rounds of whole episodes, envs whose episodes have ended have done their part."""
-
-        def on_ended(env_ids: Ids) -> None:
-            for _, task, *_ in self._workers[worker].tasks if len(env_ids) else ():
-                if task.env_ids[0] <= env_ids.min() and env_ids.max() <= task.env_ids[-1]:
-                    if not goes_on_after_episodes(task):
-                        self.active.leave(env_ids)
-                    return
-            if len(env_ids):
-                raise ProtocolError(f"not news: of envs {env_ids.tolist()}, which do not play")
-
-        return on_ended
+        return nobody_listens if goes_on_after_episodes(task) else self.active.leave
 
     def abandon(self) -> None:
         """See `Players`."""
@@ -315,3 +322,18 @@ def _env_ids(payload: bytes) -> Ids:
     if not payload or len(payload) % 8:
         raise ProtocolError(f"not env ids: {len(payload)} bytes")
     return np.frombuffer(payload, np.int64)
+
+
+def _ended(news: bytes) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """Ids i64[E] of envs, and the seconds f64[E] for which they have done their part.
+
+    Raises:
+        ProtocolError: they are none of that.
+    """
+    half = len(news) // 2
+    if not news or half % 8 or len(news) % 2:
+        raise ProtocolError(f"not news: {len(news)} bytes")
+    env_ids, ago = np.frombuffer(news[:half], np.int64), np.frombuffer(news[half:])
+    if not np.isfinite(ago).all() or ago.min() < 0.0:
+        raise ProtocolError(f"not news: {ago.tolist()} seconds ago")
+    return env_ids, ago

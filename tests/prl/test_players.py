@@ -46,16 +46,19 @@ class World:
         guest: takes the place of the players.
         normalizes: whether observations are normalised.
         wrap: makes another pool of it.
+        news_every: see `PlayerKit`.
         options: of the pool.
     """
 
-    def __init__(self, factory=None, *, guest=None, normalizes=False, wrap=lambda pool: pool, **options):
+    def __init__(
+        self, factory=None, *, guest=None, normalizes=False, wrap=lambda pool: pool, news_every=0.0, **options
+    ):
         factory = env_factory(ProbeEnv) if factory is None else factory
         spaces = factory.observation_space, factory.action_space
         self.policy = ActorCritic(*spaces, (8,), 2, normalize_obs=normalizes)
         with torch.no_grad():  # actions should depend on what is seen
             self.policy.actor[-1].weight.mul_(100.0)
-        kit = player_kit(self.policy)
+        kit = dataclasses.replace(player_kit(self.policy), news_every=news_every)
         invited = invitation(kit) if guest is None else Invitation(guest, invitation(kit).shared_bytes)
         self.pool = wrap(ProcessPool(factory, 4, 2, invitation=invited, **{"step_timeout": 20.0} | options))
         self.players = WorkerPlayers(self.pool, kit)
@@ -230,6 +233,19 @@ def test_envs_leave_the_mask_with_their_episode_shortest_first(transport):
         assert len(news) == len(set(lengths.values()))  # each time that episodes have ended
 
 
+def test_news_are_told_together_and_say_how_old_they_are():
+    """In short rounds all of them at the end, when some have waited for the longest episode of the group."""
+    with World(news_every=60.0) as world:
+        news = []
+        world.players.active.leave = lambda env_ids, ago=0.0: news.append((env_ids.tolist(), ago))
+        list(world.play(groups=[0]))
+    (ids, ago), (rest, _) = news
+    assert (sorted(ids), sorted(rest)) == ([0, 1], [0, 1])  # and again, with the answer
+    first, last = (probe_length(FIRST[env]) for env in ids)
+    assert first < last
+    assert ago[0] > ago[1] >= 0.0
+
+
 def test_in_rounds_of_fixed_steps_all_stay_to_the_end():
     with World() as world:
         watch = Leaving(world.players.active)
@@ -351,6 +367,10 @@ def test_a_round_that_lasts_is_no_hang():
     assert [len(part.rollout) for part in parts] == [100, 100]
 
 
+def news_of(env_ids, ago):
+    return np.array(env_ids, np.int64).tobytes() + np.array(ago).tobytes()
+
+
 @pytest.mark.parametrize(
     ("answer", "news", "what"),
     [
@@ -361,9 +381,12 @@ def test_a_round_that_lasts_is_no_hang():
         (b"R" + b"\xff" * 500, None, "not a rollout"),
         (b"L", None, "not env ids: 0 bytes"),
         (b"L123", None, "not env ids: 3 bytes"),
-        (b"R", b"123", "not env ids: 3 bytes"),
-        (b"R", np.array([0, 9]).tobytes(), r"not news: of envs \[0, 9\], which do not play"),
-        (b"R", np.array([-1]).tobytes(), r"not news: of envs \[-1\], which do not play"),
+        (b"R", b"123", "not news: 3 bytes"),
+        (b"R", b"", "not news: 0 bytes"),
+        (b"R", news_of([0, 9], [0.0, 0.0]), r"not news: of envs \[0, 9\], which do not play"),
+        (b"R", news_of([-1], [0.0]), r"not news: of envs \[-1\], which do not play"),
+        (b"R", news_of([2], [-1.0]), r"not news: \[-1.0\] seconds ago"),
+        (b"R", news_of([2], [np.nan]), r"not news: \[nan\] seconds ago"),
     ],
 )
 def test_what_makes_no_sense_is_the_fault_of_the_worker_that_said_it(answer, news, what):
