@@ -22,8 +22,8 @@ from workers.arrays import Array, Flags
 from workers.env_compare import AnyEnv
 from workers.env_lists import env_list_factory
 from workers.remote_envs import RemoteEnvs
-from workers.rows import is_composite, parts
 from workers.seeding import NO_SEED
+from workers.space_parts import is_composite, parts
 
 try:
     from stable_baselines3.common.vec_env import VecEnv as _VecEnv

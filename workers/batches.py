@@ -13,7 +13,8 @@ import numpy as np
 
 from workers.arrays import Array, Ids
 from workers.casts import cast_exactly
-from workers.rows import RowCodec, is_composite, parts
+from workers.rows import RowCodec
+from workers.space_parts import is_composite, parts
 
 
 class ActionWriter:

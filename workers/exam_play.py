@@ -15,9 +15,10 @@ from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from workers.arrays import Array
 from workers.block import EnvBlock
 from workers.envs import EnvFactory
-from workers.rows import MASK_KEY, pack, parts, unpack
+from workers.rows import MASK_KEY, pack, unpack
 from workers.seeding import Stream, episode_seed, generator
 from workers.slab import SlabLayout
+from workers.space_parts import parts
 
 _RUN_SEED = 0
 

@@ -4,8 +4,6 @@ A *plain* space (Box, Discrete, MultiDiscrete, MultiBinary) has rows of its own 
 *composite* one (Dict, Tuple, nested at will) has rows u8[B]: the bytes of its leaves one after the other,
 depth first, in the order in which the space iterates, in native byte order and without gaps.
 Rows are packed here, and taken apart in learner/spaces.py; neither imports the other, and tests compare them.
-
-A path names a part of an element as Python would: `['goal'][1]`; "" is the element itself.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from workers.arrays import Array, detached
 from workers.casts import cast_exactly, has_masked_elements
 from workers.errors import describe, shown
+from workers.space_parts import is_composite, leaves, parts
 
 MASK_KEY = "action_mask"
 """In `info`, or at the top of a Dict observation: which actions are legal."""
@@ -35,66 +34,6 @@ Elements: TypeAlias = "list[Any] | Array"
 
 class RowError(ValueError):
     """A value is no element of its space. The message starts with the path: "observation['goal'] of ..."."""
-
-
-def is_composite(space: gym.Space[Any]) -> bool:
-    """Whether elements of the space consist of elements of other spaces, in a fixed number and order."""
-    return isinstance(space, Dict | Tuple)
-
-
-def is_numeric(space: gym.Space[Any]) -> bool:
-    """Whether elements of the space are arrays of a fixed shape that hold numbers or bools."""
-    return space.shape is not None and space.dtype is not None and np.dtype(space.dtype).kind in "biuf"
-
-
-def parts(space: gym.Space[Any]) -> list[tuple[Any, gym.Space[Any]]]:
-    """Keys and spaces of the direct parts of a composite space; none of any other."""
-    if isinstance(space, Dict):
-        return list(space.spaces.items())
-    return list(enumerate(space.spaces)) if isinstance(space, Tuple) else []
-
-
-def leaves(space: gym.Space[Any], path: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
-    """Paths and spaces of all leaves, depth first; of a space that is not composite: itself."""
-    if not is_composite(space):
-        yield path, space
-    for key, part in parts(space):
-        yield from leaves(part, f"{path}[{key!r}]")
-
-
-def has_numbers(space: gym.Space[Any]) -> bool:
-    """Whether anything is left of the space in `numeric_part`."""
-    if is_composite(space):
-        inner = parts(space)
-        return not inner or any(has_numbers(part) for _, part in inner)
-    return is_numeric(space)
-
-
-def numeric_part(space: gym.Space[Any]) -> gym.Space[Any]:
-    """A space that has numbers without the leaves that are not numeric; itself, if it has none of them."""
-    if all(is_numeric(leaf) for _, leaf in leaves(space)):
-        return space
-    kept = [(key, numeric_part(part)) for key, part in parts(space) if has_numbers(part)]
-    # Pairs, because the keys of a mapping would be sorted.
-    return Dict(kept) if isinstance(space, Dict) else Tuple([part for _, part in kept])
-
-
-def select_numeric(space: gym.Space[Any], value: Any) -> Any:
-    """The element of `numeric_part(space)` in an element of the space.
-
-    What is no element of the space is left as it is, for `RowCodec` to complain of.
-    """
-    if isinstance(space, Dict) and isinstance(value, Mapping):
-        known = space.spaces
-        return {
-            key: select_numeric(known[key], part) if key in known else part
-            for key, part in value.items()
-            if key not in known or has_numbers(known[key])
-        }
-    if isinstance(space, Tuple) and isinstance(value, tuple | list) and len(value) == len(space.spaces):
-        pairs = zip(space.spaces, value, strict=True)
-        return tuple(select_numeric(part, inner) for part, inner in pairs if has_numbers(part))
-    return value
 
 
 def row_bytes(space: gym.Space[Any]) -> int:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from workers.arrays import Array, Floats
 from workers.errors import EnvError
 from workers.final_infos import InfoColumn
-from workers.rows import Leaf, is_composite, is_numeric, leaves, row_bytes
+from workers.rows import Leaf, row_bytes
 from workers.shared_memory import shared_or_none
+from workers.space_parts import is_composite, is_numeric, leaves
 
 _ALIGNMENT = 64  # bytes; a cache line
 

@@ -17,7 +17,8 @@ from gymnasium.utils import RecordConstructorArgs
 from workers.arrays import detached
 from workers.errors import USER_ERRORS, EnvError, describe, one_line, shown
 from workers.returns import ReturnError, flag_of, reset_values, step_values
-from workers.rows import IGNORE_MASKS, MASK_KEY, leaves, numeric_part, select_numeric
+from workers.rows import IGNORE_MASKS, MASK_KEY
+from workers.space_parts import leaves, numeric_part, select_numeric
 
 AnyWrapper: TypeAlias = "gym.Wrapper[Any, Any, Any, Any]"
 PLAIN_MASK_KEY = "plain_action_mask"

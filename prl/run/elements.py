@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 
 from workers.arrays import Array
-from workers.rows import Leaf, RowCodec, RowError, is_composite, leaves, parts
+from workers.rows import Leaf, RowCodec, RowError
+from workers.space_parts import is_composite, leaves, parts
 
 
 def rows_of(space: gym.Space[Any], value: Any) -> tuple[Array, bool]:

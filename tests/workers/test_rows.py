@@ -13,18 +13,9 @@ import learner.spaces
 import workers.wrappers
 from workers.casts import cast_exactly
 from workers.errors import EnvError
-from workers.rows import (
-    Leaf,
-    RowCodec,
-    RowError,
-    leaves,
-    numeric_part,
-    pack,
-    row_bytes,
-    select_numeric,
-    unpack,
-)
+from workers.rows import Leaf, RowCodec, RowError, pack, row_bytes, unpack
 from workers.slab import Field
+from workers.space_parts import leaves, numeric_part, select_numeric
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
 
