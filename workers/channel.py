@@ -48,11 +48,16 @@ class Waiter:
         """Do not wait for this descriptor any more."""
         self._poller.unregister(fd)
 
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """The descriptors that are readable, and their events: [] once `timeout` seconds have passed."""
+    def wait(self, timeout: float | None, spins: bool = True) -> list[tuple[int, int]]:
+        """The descriptors that are readable, and their events: [] once `timeout` seconds have passed.
+
+        Args:
+            timeout: None waits for ever.
+            spins: false goes to sleep at once, for what is sure to take long.
+        """
         start = now = time.monotonic()
         while not (events := self._poller.poll(0)):
-            if now - start >= self._spin or now < self._spin_again_at:
+            if not spins or now - start >= self._spin or now < self._spin_again_at:
                 return self._poller.poll(
                     None if timeout is None else max(0.0, timeout - now + start) * 1000.0
                 )
@@ -123,10 +128,13 @@ class Channel:
                 return True
         return False
 
-    def wait_frame(self) -> Frame | None:
+    def wait_frame(self, spins: bool = True) -> Frame | None:
         """The next frame, waiting as long as the peer lives; None once it has closed the pipe.
 
         For the child: its learner's death closes the pipe, so this needs no deadline.
+
+        Args:
+            spins: see `Waiter.wait`.
         """
         while True:
             frame = self.next_frame()
@@ -134,7 +142,7 @@ class Channel:
                 return frame
             if self.closed_by_peer:
                 return None
-            self._waiter.wait(None)
+            self._waiter.wait(None, spins)
             self.fill()
 
     def send(self, frame: Frame, timeout: float, while_blocked: Callable[[], None] | None = None) -> None:

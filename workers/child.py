@@ -60,7 +60,7 @@ def main(
         incarnation: how often this worker was started before; returned in every frame.
     """
     channel = Channel(connection)
-    sequence = 0
+    sequence, spins = 0, True
     server: _Server | None = None
 
     def on_built(built: int) -> None:
@@ -70,8 +70,9 @@ def main(
     try:
         server = _Server(hosted, envs, on_built)
         channel.send(Frame(Kind.READY, incarnation, 0), _ANSWER_TIMEOUT)
-        while (frame := channel.wait_frame()) is not None and frame.kind is not Kind.CLOSE:
+        while (frame := channel.wait_frame(spins)) is not None and frame.kind is not Kind.CLOSE:
             sequence = frame.sequence
+            spins = frame.kind is not Kind.CALL  # after a call comes the learner's update, which needs a core
             if frame.kind is Kind.CALL:
                 _Call(server, channel, frame).run()
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +63,22 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):  # no control groups, no such controller, not allowed
         return ""
+
+
+def current_core() -> int | None:
+    """The core that this thread runs on now; None where the system does not say."""
+    return None if _getcpu is None else int(_getcpu())
+
+
+def _find_getcpu() -> Callable[[], int] | None:
+    try:
+        found: Callable[[], int] = ctypes.CDLL(None).sched_getcpu  # Linux only
+    except (OSError, TypeError, AttributeError):
+        return None
+    return found
+
+
+_getcpu = _find_getcpu()
 
 
 class Turns:

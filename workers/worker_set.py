@@ -158,8 +158,12 @@ class WorkerSet:
         """Late or duplicated answers that were dropped."""
         return self._stale_frames + sum(handle.stale_frames for handle in self.handles)
 
-    def read(self, timeout: float) -> bool:
+    def read(self, timeout: float, spins: bool = True) -> bool:
         """Wait at most `timeout` seconds for something to read from any worker, and read it.
+
+        Args:
+            timeout: see above.
+            spins: see `workers.channel.Waiter.wait`.
 
         Returns:
             Whether there was something.
@@ -167,7 +171,7 @@ class WorkerSet:
         Raises:
             WorkerError: a worker died or reported a failure.
         """
-        events = self._waiter.wait(max(0.0, timeout))
+        events = self._waiter.wait(max(0.0, timeout), spins)
         for fd, _ in events:
             self._by_fd[fd].on_readable(fd)
         return bool(events)
@@ -195,7 +199,8 @@ class WorkerSet:
         """
         slowest = min(handles, key=lambda handle: handle.progress_time)
         remaining = slowest.progress_time + timeout - time.monotonic()
-        if not self.read(remaining) and remaining <= 0.0:
+        # Their own work takes long, and each of them may be on the core that this process would spin on.
+        if not self.read(remaining, spins=False) and remaining <= 0.0:
             raise slowest.timed_out(timeout)
 
     def _await_start(self, timeout: float) -> None:

@@ -36,6 +36,7 @@ from prl.training.players import (
 )
 from prl.training.wire import WeightsLayout
 from workers.arrays import Ids
+from workers.cores import current_core
 from workers.errors import ProtocolError, WorkerError, WorkerTimeout
 from workers.guest import Invitation
 from workers.pool import ChangeablePool
@@ -144,12 +145,22 @@ class WorkerPlayers:
 
     def play(self, weights: Weights, tasks: Sequence[GroupTask]) -> Iterator[GroupRollout]:
         """See `Players`."""
-        for task in tasks:
+        # A worker that wakes up on this process's core takes it away at once: the others first.
+        core = current_core()
+        for task in sorted(tasks, key=lambda task: core is not None and self._core_of(task) == core):
             self._begin(weights.version, task)
         return self._finish(weights.version)
 
+    def _core_of(self, task: GroupTask) -> int | None:
+        """The core that the worker is bound to whose task it is; None if it is bound to none."""
+        cores = self._pool.cores
+        return cores[self._worker_of(task) % len(cores)] if cores else None
+
+    def _worker_of(self, task: GroupTask) -> int:
+        return self._pool.worker_of(int(task.env_ids[0]))
+
     def _begin(self, version: int, task: GroupTask) -> None:
-        worker = self._pool.worker_of(int(task.env_ids[0]))
+        worker = self._worker_of(task)
         self.active.start(task.env_ids)
         self._num_open[version] = self._num_open.get(version, 0) + 1
         self._workers[worker].tasks.append(OpenTask(version, task))
