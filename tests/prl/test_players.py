@@ -211,9 +211,9 @@ class Leaving:
         self._active = active
         active.leave = self
 
-    def __call__(self, env_ids):
+    def __call__(self, env_ids, ago=0.0):
         self.left.append([int(env) for env in env_ids if self._active.mask[env]])
-        self._leave(env_ids)
+        self._leave(env_ids, ago)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
