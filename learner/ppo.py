@@ -33,9 +33,6 @@ class PPOLearner:
         config: hyper-parameters.
         exploration: adds to the advantages.
         make_step: makes the optimiser's step of a policy and a config.
-
-    Attributes:
-        before_step: called before every optimiser step.
     """
 
     def __init__(
@@ -52,7 +49,6 @@ class PPOLearner:
         self._minibatches: Minibatches = RowMinibatches(config.num_epochs, config.minibatch_size)
         self._skips = Skips()
         self._step = make_step(policy, config)
-        self.before_step: Callable[[], None] = do_nothing
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and optimiser state, as they are now: further updates do not change them."""
@@ -163,7 +159,6 @@ class PPOLearner:
         clip_range = config.clip_range * (left if config.anneal_clip_range else 1.0)
         self._skips.begin()
         for rows, minibatch in self._minibatches.of(self._step.adapt(batch), rng):
-            self.before_step()
             found = self._step.gradient(minibatch, clip_range)
             if meter.steps == 0:
                 meter.initial_ratio_error = self._initial_ratio_error(batch, rows, found)
@@ -201,7 +196,3 @@ class PPOLearner:
             raise NonFiniteError(
                 "an update made weights that are not finite; a smaller learning rate may help"
             )
-
-
-def do_nothing() -> None:
-    """What happens before an optimiser step, if nothing is asked for."""

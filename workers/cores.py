@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -81,43 +81,38 @@ def _find_getcpu() -> Callable[[], int] | None:
 _getcpu = _find_getcpu()
 
 
-class Turns:
-    """Lets a thread that computes for long take turns on cores.
+@contextlib.contextmanager
+def own_core(cores: Sequence[int], pids: Sequence[int | None]) -> Iterator[None]:
+    """Have the core of this thread to itself, while it computes beside processes that are bound to one each.
 
-    Beside processes that are bound to one core each, the system leaves such a thread where it is: the process
-    there is late by all of its work, and the others wait for that one. If it moves on every few milliseconds,
-    all are late by the same share of it. Where results are does not matter for what they are.
+    Otherwise it would share its core with one of them, which then is late by all that it computes, and the
+    others wait for that one. Those of its core share the other cores for the time of the block.
 
     Args:
-        cores: that others are bound to; with less than two, nothing is done.
-        seconds: on each.
-        clock: seconds.
+        cores: that the processes are bound to, see `pin`; with less than two, nothing is done.
+        pids: of these processes; None for one that is gone.
     """
+    core = current_core()
+    if core is None or len(cores) < 2 or core not in cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    moved = [pid for pid, own in zip(pids, itertools.cycle(cores), strict=False) if pid and own == core]
+    try:
+        for pid in moved:
+            _bind(pid, set(cores) - {core})
+        _bind(0, {core})
+        yield
+    finally:
+        _bind(0, before)
+        for pid in moved:
+            _bind(pid, {core})
 
-    def __init__(
-        self, cores: Sequence[int], seconds: float = 2e-3, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._cores = list(cores) if len(cores) > 1 else []
-        self._seconds = seconds
-        self._clock = clock
-        self._next = 0
-        self._move_at = 0.0
 
-    def step(self) -> None:
-        """Move on, if it is time to."""
-        if self._cores and self._clock() >= self._move_at:
-            self._set({self._cores[self._next]})
-            self._next = (self._next + 1) % len(self._cores)
-            self._move_at = self._clock() + self._seconds
-
-    def end(self) -> None:
-        """Run anywhere on these cores again."""
-        if self._cores:
-            self._set(set(self._cores))
-
-    def _set(self, cores: set[int]) -> None:
-        with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
-            os.sched_setaffinity(0, cores)
+def _bind(pid: int, cores: set[int]) -> None:
+    # Some sandboxes do not allow it, and the process may be gone; it is only a matter of speed.
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(pid, cores)
 
 
 def pin(pids: Sequence[int | None]) -> list[int]:
@@ -133,6 +128,5 @@ def pin(pids: Sequence[int | None]) -> list[int]:
         return []  # the choice of cores is better left to the system: other runs want some, too
     for index, pid in enumerate(pids):
         if pid is not None:
-            with contextlib.suppress(OSError):  # not allowed in some sandboxes; it is only a matter of speed
-                os.sched_setaffinity(pid, {cores[index % len(cores)]})
+            _bind(pid, {cores[index % len(cores)]})
     return cores

@@ -22,10 +22,10 @@ from workers.env_specs import OLD_GYM_ADVICE, is_old_gym_env, spec_of
 from workers.errors import USER_ERRORS, EnvError, one_line
 from workers.returns import api_error, reset_values
 from workers.rows import IGNORE_MASKS, MASK_KEY
-from workers.rows import leaves as space_leaves
 from workers.slab import Field
 from workers.space_codec import decode, encode
 from workers.space_parts import has_numbers, is_numeric
+from workers.space_parts import leaves as space_leaves
 from workers.wrappers import (
     ActionMask,
     NumericObservation,

@@ -53,8 +53,8 @@ class Players(Protocol):
     """That act and step at the same time."""
 
     @property
-    def cores(self) -> Sequence[int]:
-        """That processes are bound to which play while the learner updates; often none."""
+    def bound(self) -> tuple[Sequence[int], Sequence[int | None]]:
+        """Cores and processes bound to them that play while the learner updates (`own_core`); often none."""
 
     @property
     def pool(self) -> ChangeablePool:
@@ -102,7 +102,7 @@ class LearnerPlayers:
     """
 
     num_processes = 1
-    cores = ()
+    bound: tuple[Sequence[int], Sequence[int | None]] = ((), ())
 
     def __init__(self, pool: ChangeablePool) -> None:
         self._pool = pool

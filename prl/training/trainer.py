@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.policy import ActorCritic
-from learner.ppo import PPOLearner, do_nothing
+from learner.ppo import PPOLearner
 from learner.store import Rollout, concatenate
 from prl.training.collector import Collector
 from prl.training.env_calls import RunCalls, attribute_call, method_call
@@ -31,7 +32,7 @@ from prl.training.rounds import (
     WholeEpisodes,
     split_groups,
 )
-from workers.cores import Turns
+from workers.cores import own_core
 from workers.env_call import EnvCall
 from workers.pool import ChangeablePool
 from workers.seeding import Stream, generator
@@ -143,8 +144,6 @@ class Trainer:
         self._progress = Progress(infos=EpisodeInfos(pool.info_columns))
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
-        self._turns = Turns(self._players.cores if overlap else ())
-        self._update_seconds = 0.0
 
     def _rounds_of(self, tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
         if num_steps is None:
@@ -266,15 +265,10 @@ class Trainer:
         began = time.perf_counter()
         share_done = min(1.0, collected.timesteps_before / self.total_timesteps)
         rng = generator(self.seed, Stream.SHUFFLE, self._progress.iteration)
-        # It pays while others play beside the update, not if they are done long before it.
-        playing = collected.playing.total / self._players.num_processes
-        self.learner.before_step = self._turns.step if playing > self._update_seconds else do_nothing
-        try:
+        with own_core(*self._players.bound) if self.overlap else contextlib.nullcontext():
             losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
-        finally:
-            self._turns.end()
         self._progress.iteration += 1
-        self._update_seconds = update_seconds = time.perf_counter() - began
+        update_seconds = time.perf_counter() - began
         seconds = max(self._stopwatch.lap(), collected.seconds + update_seconds)
         times = {
             "time/fps": self._stopwatch.steps_per_second(self._progress.timesteps),

@@ -108,9 +108,9 @@ class WorkerPlayers:
         self._num_open: dict[int, int] = {}
 
     @property
-    def cores(self) -> Sequence[int]:
+    def bound(self) -> tuple[Sequence[int], Sequence[int | None]]:
         """See `Players`."""
-        return self._pool.cores
+        return self._pool.cores, self._pool.worker_pids
 
     @property
     def pool(self) -> ChangeablePool:

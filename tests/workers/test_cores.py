@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from workers.cores import Turns, usable_cores
+from workers import cores as cores_module
+from workers.cores import own_core, usable_cores
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -72,19 +73,31 @@ def test_this_machine(monkeypatch):
     assert 1 <= usable_cores() <= CORES
 
 
-def test_a_computing_thread_takes_turns_on_cores(monkeypatch):
-    now, places = [0.0], []
-    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: places.append((pid, sorted(cores))))
-    turns = Turns([2, 5], seconds=1.0, clock=lambda: now[0])
-    for now[0] in (0.0, 0.5, 1.0, 1.9, 2.1, 2.2):
-        turns.step()
-    turns.end()
-    assert places == [(0, [2]), (0, [5]), (0, [2]), (0, [2, 5])]
+@pytest.fixture
+def places(monkeypatch):
+    """Where processes are put, one after the other; this one is on core 5."""
+    found = []
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: found.append((pid, sorted(cores))))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {2, 5, 7})
+    monkeypatch.setattr(cores_module, "current_core", lambda: 5)
+    return found
 
 
-@pytest.mark.parametrize("cores", [[], [3]])
-def test_there_are_no_turns_on_one_core(cores, monkeypatch):
-    monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: pytest.fail("moved"))
-    turns = Turns(cores)
-    turns.step()
-    turns.end()
+def test_a_computing_thread_has_its_core_to_itself(places):
+    with own_core([2, 5, 7], [10, 11, 12, 13, 14, None]):
+        taken = places.copy()
+    assert taken == [(11, [2, 7]), (14, [2, 7]), (0, [5])]
+    assert places[3:] == [(0, [2, 5, 7]), (11, [5]), (14, [5])]
+
+
+def test_what_was_moved_goes_back_after_an_error(places):
+    with pytest.raises(ValueError, match="boom"), own_core([2, 5], [10, 11]):
+        raise ValueError("boom")
+    assert places == [(11, [2]), (0, [5]), (0, [2, 5, 7]), (11, [5])]
+
+
+@pytest.mark.parametrize("cores", [[], [5], [2, 3]])
+def test_nobody_moves_where_nobody_is_in_the_way(cores, places):
+    with own_core(cores, [10, 11]):
+        pass
+    assert places == []
