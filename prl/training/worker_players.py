@@ -342,7 +342,7 @@ def _ended(news: bytes) -> tuple[Ids, npt.NDArray[np.float64]]:
         ProtocolError: they are none of that.
     """
     half = len(news) // 2
-    if not news or half % 8 or len(news) % 2:
+    if half % 8 or len(news) % 2:
         raise ProtocolError(f"not news: {len(news)} bytes")
     env_ids, ago = np.frombuffer(news[:half], np.int64), np.frombuffer(news[half:])
     if not np.isfinite(ago).all() or ago.min() < 0.0:

@@ -382,7 +382,6 @@ def news_of(env_ids, ago):
         (b"L", None, "not env ids: 0 bytes"),
         (b"L123", None, "not env ids: 3 bytes"),
         (b"R", b"123", "not news: 3 bytes"),
-        (b"R", b"", "not news: 0 bytes"),
         (b"R", news_of([0, 9], [0.0, 0.0]), r"not news: of envs \[0, 9\], which do not play"),
         (b"R", news_of([-1], [0.0]), r"not news: of envs \[-1\], which do not play"),
         (b"R", news_of([2], [-1.0]), r"not news: \[-1.0\] seconds ago"),
