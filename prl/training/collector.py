@@ -63,6 +63,8 @@ class Collector:
     def _round(self, weights: Weights, following: Weights | None, steps: int) -> Round:
         """One round, in a batch that has so many steps already."""
         parts: dict[int, GroupRollout] = {}
+        least = [self.rounds.least_steps(env_ids) for env_ids in self.groups]
+        certain = steps + sum(least)
         others = [group for group in range(len(self.groups)) if group not in self.begun]
         open_parts = self._give(weights, others, self.calls[0])
         self.next_round += 1
@@ -70,8 +72,8 @@ class Collector:
         for part in open_parts:
             parts[part.group] = part
             self.rounds.take(self.groups[part.group], part)
-            steps += len(part.rollout)
-            if following is not None and steps >= self.batch_size:
+            certain += len(part.rollout) - least[part.group]
+            if following is not None and certain >= self.batch_size:
                 done = [group for group in parts if group not in self.begun]
                 self._give(following, done, self.calls[1])
         return Round.of([parts[group] for group in sorted(parts)], self.players.active.mean_wait())

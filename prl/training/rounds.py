@@ -165,6 +165,9 @@ class RoundKind(Protocol):
             calls: of envs that come before it.
         """
 
+    def least_steps(self, env_ids: Ids) -> int:
+        """Steps that a round of these envs has in any case; 0 if that cannot be said before."""
+
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """The group's next round begins where this one has ended."""
 
@@ -206,6 +209,10 @@ class WholeEpisodes:
     def task(self, group: int, env_ids: Ids, noise: Sequence[int], calls: int = 0) -> GroupTask:
         """See `RoundKind`."""
         return self.tracker.task(group, env_ids, noise, None, None, calls)
+
+    def least_steps(self, env_ids: Ids) -> int:
+        """See `RoundKind`."""
+        return 0
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""
@@ -257,6 +264,10 @@ class FixedSteps:
         self._marks.give(env_ids, calls)
         obs = self._obs[env_ids] if self._obs is not None and self._shown[env_ids].all() else None
         return self.tracker.task(group, env_ids, noise, self.num_steps, obs, calls)
+
+    def least_steps(self, env_ids: Ids) -> int:
+        """See `RoundKind`."""
+        return self.num_steps * len(env_ids)
 
     def take(self, env_ids: Ids, part: GroupRollout) -> None:
         """See `RoundKind`."""

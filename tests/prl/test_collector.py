@@ -69,8 +69,11 @@ class Notes:
 class Rounds:
     """Tasks are (round, group)."""
 
-    def __init__(self):
-        self.taken = []
+    def __init__(self, least_steps):
+        self.taken, self._least_steps = [], least_steps
+
+    def least_steps(self, env_ids):
+        return self._least_steps * len(env_ids)
 
     def task(self, group, env_ids, noise, calls=0):
         stream, number = noise
@@ -82,9 +85,9 @@ class Rounds:
         self.taken.append((part.group, env_ids.tolist()))
 
 
-def collector_of(batch_size, steps=5, order=(2, 0, 1)):
-    """Six envs in three groups: a round has 6 x 5 steps."""
-    return Collector(Notes(6, steps, order), Rounds(), split_groups(6, 3), batch_size)
+def collector_of(batch_size, steps=5, order=(2, 0, 1), least=0):
+    """Six envs in three groups: a round has 6 x 5 steps, of which 6 x `least` are certain."""
+    return Collector(Notes(6, steps, order), Rounds(least), split_groups(6, 3), batch_size)
 
 
 @pytest.mark.parametrize(("batch_size", "rounds"), [(1, 1), (30, 1), (31, 2), (90, 3)])
@@ -118,6 +121,22 @@ def test_the_following_batch_begins_only_once_this_one_is_certain_to_be_full():
     assert sorted(given[3:5]) == [(2, 1, 0), (2, 1, 2)]  # two of them are done by then
     assert given[5] == (2, 1, 1)
     assert collector.begun == {0, 1, 2}
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_where_steps_are_known_before_nobody_waits_for_others(least):
+    collector = collector_of(30, least=least)
+    open_parts = collector.players.play
+    begun_at = {}
+
+    def play(weights, tasks):
+        if weights is NEW:
+            begun_at.update({group: len(collector.rounds.taken) for _, group in tasks})
+        return open_parts(weights, tasks)
+
+    collector.players.play = play
+    list(collector.collect(OLD, NEW))
+    assert begun_at == ({2: 1, 0: 2, 1: 3} if least else {2: 3, 0: 3, 1: 3})
 
 
 def test_nobody_begins_the_following_batch_while_a_round_is_missing():
