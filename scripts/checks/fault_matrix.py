@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from prl.config.train_config import TrainConfig
 from prl.run.train import train
+from workers.errors import WorkerError
 from workers.killing import STAGES
 from workers.watching import workers_of
 
@@ -168,7 +169,13 @@ def disturbed(cell: Cell, folder: Path) -> Outcome:
         settings["wrappers"] = (*settings.get("wrappers", ()), dying)
     if cell.fault == "stop":
         settings["step_timeout"] = 2.0
-    return _outcome(train(TrainConfig(**settings, run_folder=folder), sinks=sinks))
+    try:
+        return _outcome(train(TrainConfig(**settings, run_folder=folder), sinks=sinks))
+    except WorkerError as error:
+        return Outcome("", 0, 0, 0, f"ended with: {error}")
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 def _outcome(summary: Mapping[str, Any]) -> Outcome:
