@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -30,7 +31,7 @@ def rows_of(space: gym.Space[Any], value: Any) -> tuple[Array, bool]:
     """
     described = [Leaf.of(path, part) for path, part in leaves(space)]
     values = list(_flattened(space, value))
-    is_batch = bool(values) and np.ndim(values[0]) > len(described[0].shape)
+    is_batch = _is_batch(described, values)
     count = len(values[0]) if is_batch else 1
     columns = [_column(leaf, part, count, is_batch) for leaf, part in zip(described, values, strict=True)]
     if not is_composite(space):
@@ -39,12 +40,33 @@ def rows_of(space: gym.Space[Any], value: Any) -> tuple[Array, bool]:
     return np.concatenate([np.zeros((count, 0), np.uint8), *flat], axis=1), is_batch
 
 
+def _is_batch(described: Sequence[Leaf], values: Sequence[Any]) -> bool:
+    """Whether the parts have one more dimension than their leaves.
+
+    Raises:
+        RowError: some have, and others have not.
+    """
+    shapes = [_shape(leaf, value) for leaf, value in zip(described, values, strict=True)]
+    longer = [len(shape) > len(leaf.shape) for shape, leaf in zip(shapes, described, strict=True)]
+    if all(longer):
+        return bool(longer)
+    alone = longer.index(False)
+    for leaf, shape, is_longer in zip(described, shapes, longer, strict=True):
+        if is_longer and math.prod(shape) != math.prod(leaf.shape):  # one number may stand in any shape
+            raise RowError(
+                f"{leaf.label} of shape {shape} is a batch, but {described[alone].label} of shape "
+                f"{shapes[alone]} is not"
+            )
+    return False
+
+
 def _column(leaf: Leaf, value: Any, count: int, is_batch: bool) -> Array:
     """One leaf of all rows, [G, *shape] in its dtype."""
     shape = (count, *leaf.shape) if is_batch else leaf.shape
-    if np.shape(value) != shape and np.size(value) != 1:
+    found = _shape(leaf, value)
+    if found != shape and math.prod(found) != 1:
         batched = ", ".join(["N", *map(str, leaf.shape)])
-        raise RowError(f"{leaf.label} of shape {np.shape(value)}: {leaf.shape} is wanted, or [{batched}]")
+        raise RowError(f"{leaf.label} of shape {found}: {leaf.shape} is wanted, or [{batched}]")
     wanted = dataclasses.replace(leaf, shape=shape)
     try:
         column = wanted.array(value).astype(leaf.dtype, copy=False)
@@ -53,6 +75,14 @@ def _column(leaf: Leaf, value: Any, count: int, is_batch: bool) -> Array:
     if leaf.is_valid is not None and not leaf.is_valid(column):
         raise leaf.error_for(column)
     return column if is_batch else column[None]
+
+
+def _shape(leaf: Leaf, value: Any) -> tuple[int, ...]:
+    """The shape of an array, of a number, or of lists in lists."""
+    try:
+        return tuple(np.shape(value))
+    except ValueError:  # NumPy's, about lists of different lengths
+        raise RowError(f"{leaf.label} of parts that have different shapes: {leaf.shape} is wanted") from None
 
 
 def _flattened(space: gym.Space[Any], value: Any, path: str = "") -> Iterator[Any]:

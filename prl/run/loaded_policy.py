@@ -64,6 +64,7 @@ class LoadedPolicy:
             NoLegalAction: a mask allows nothing.
             NonFiniteError: the actions are not finite.
         """
+        _refuse_answers(self.observation_space, obs)
         rows, is_batch = rows_of(self.observation_space, self._observed(obs, action_mask))
         noise = None if deterministic else self._actor.draw_noise(self._rng, len(rows))
         actions = self._to_env(self._actor.act(rows, noise))
@@ -92,6 +93,22 @@ class LoadedPolicy:
         if _WRAPPED_KEY in space.spaces and not (isinstance(obs, Mapping) and _WRAPPED_KEY in obs):
             obs = {_WRAPPED_KEY: obs}
         return {**obs, MASK_KEY: action_mask} if isinstance(obs, Mapping) else obs
+
+
+def _refuse_answers(space: gym.Space[Any], obs: Any) -> None:
+    """Tell who passes all of what `env.reset` or `env.step` returns what to pass.
+
+    Raises:
+        ValueError: that is it.
+    """
+    calls = {2: "obs, info = env.reset()", 5: "obs, reward, terminated, truncated, info = env.step(action)"}
+    if not isinstance(obs, tuple) or len(obs) not in calls or not isinstance(obs[-1], Mapping):
+        return
+    if isinstance(space, gym.spaces.Tuple) and len(space) == len(obs):  # it may be an observation
+        return
+    raise ValueError(
+        f"an observation is wanted, not all that the env returned: {calls[len(obs)]}, and then predict(obs)"
+    )
 
 
 def load(

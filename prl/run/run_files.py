@@ -37,10 +37,14 @@ def load_network_config(run: str | os.PathLike[str]) -> TrainConfig:
     file = _config_file(run)
     try:
         values = load(file.read_text(encoding="utf-8"))
-        found = {name: values[name] for name in _OF_NETWORKS if name in values}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} is damaged: {' '.join(str(error).split())}") from error
-    return TrainConfig(**found)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold a mapping of settings to values")
+    try:
+        return TrainConfig(**{name: values[name] for name in _OF_NETWORKS if name in values})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def _config_file(run: str | os.PathLike[str]) -> Path:

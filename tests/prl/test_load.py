@@ -168,6 +168,8 @@ def test_drawn_actions_are_those_of_the_seed(tmp_path):
     assert set(first) == {0, 1}
     policy = prl.load(run)
     assert type(policy.predict(obs[0])) is int
+    with pytest.raises(ValueError, match=r"an observation of parts that have different shapes: \(4,\)"):
+        policy.predict([obs[0], obs[0][:2]])
     assert policy.predict(obs[:0]).shape == (0,)
     assert policy.predict(obs[0].tolist()) == policy.predict(obs[:1].astype(np.float64))[0]
 
@@ -181,6 +183,14 @@ def test_drawn_actions_are_those_of_the_seed(tmp_path):
         ({"inner": (1,)}, r"observation\['inner'\] is no tuple of 2 parts"),
         ({"place": "here"}, r"observation\['place'\] of shape \(\)|observation\['place'\] of type str"),
         ({"action_mask": None}, r"observation\['action_mask'\]"),
+        (
+            {"place": [[1.0], [1.0, 2.0]]},
+            r"observation\['place'\] of parts that have different shapes: \(2,\)",
+        ),
+        (
+            {"place": np.zeros((3, 2))},
+            r"\['place'\] of shape \(3, 2\) is a batch, but observation\['action_mask'\] of shape \(6,\) is",
+        ),
     ],
 )
 def test_what_is_no_observation_is_refused_in_one_line(nested, change, message):
@@ -195,6 +205,17 @@ def test_what_is_no_observation_is_refused_in_one_line(nested, change, message):
             policy.predict({name: part for name, part in obs.items() if name != key})
     with pytest.raises(ValueError, match="of type ndarray, its space says dict"):
         policy.predict(np.zeros(2))
+
+
+def test_all_that_reset_or_step_returns_is_refused_with_what_to_pass(nested, tmp_path):
+    cartpole = gym.make("CartPole-v1")
+    run = trained(tmp_path / "run", "CartPole-v1")
+    for policy, env in ((prl.load(run), cartpole), (prl.load(nested), Nested())):
+        with pytest.raises(ValueError, match=r"obs, info = env\.reset\(\), and then predict\(obs\)$"):
+            policy.predict(env.reset(seed=1))
+        action = policy.predict(env.reset(seed=1)[0])
+        with pytest.raises(ValueError, match=r"truncated, info = env\.step\(action\), and then predict"):
+            policy.predict(env.step(action))
 
 
 def test_it_needs_neither_the_env_nor_its_package(nested):
