@@ -62,7 +62,7 @@ def _share(config: ShareConfig) -> None:
     shared = share(play, config.out, video=config.video, onnx=config.onnx, log=print)
     print(summary_of(shared.episodes))
     print(f"written to {shared.path}: {', '.join(shared.files)}")
-    print(f"play it with: prl play {shared.path}")
+    print(f"play it with: prl play {shared.path}{shared.play_flags}")
     print(f"upload it with: hf upload USER/{shared.repository} {shared.path}")
 
 

@@ -20,6 +20,7 @@ from learner.settings import ConfigError
 from learner.spaces import MASK_KEY, Leaf, is_composite, leaves
 from prl.run.files import replace_file, versions
 from prl.run.loaded_policy import LoadedPolicy, load
+from prl.run.out_path import check_file_path
 from prl.run.run_files import load_network_config
 from prl.run.sample_rows import plausible_rows
 from prl.run.torch_state import standard_torch
@@ -72,13 +73,15 @@ def export_onnx(run: str | os.PathLike[str], out: Path, best: bool = False) -> E
         best: the best policy of the run's evaluations, not the last one.
 
     Raises:
-        ConfigError: the folder is not that of a run, or has no best policy; a package is missing; the policy
-            cannot be exported, or the file gives other actions than the policy (`ExportError`).
+        ConfigError: the folder is not that of a run, or has no best policy; `out` cannot be made; a package
+            is missing; the policy cannot be exported, or the file gives other actions than the policy
+            (`ExportError`).
         WeightsError: the weights cannot be used.
         WriteError: the file cannot be written.
     """
     _require_packages()
     out = out.absolute()
+    check_file_path(out)
     loaded = load(run, best)
     names = Names.of(loaded)
     with standard_torch():

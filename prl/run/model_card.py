@@ -14,12 +14,13 @@ class Card:
     """What a card says.
 
     Attributes:
-        env_id: of the env.
-        results: as in results.json.
+        env_id: of the env that it was trained on.
+        results: as in results.json; they may be of another env with the same spaces.
         files: that lie beside the card.
         steps: of the training; None if that is not known.
         encoder: custom one, as module:Class; None if there is none.
         versions: of the packages of the training.
+        has_env_id: whether `env_id` is one that another process knows.
     """
 
     env_id: str
@@ -28,12 +29,13 @@ class Card:
     steps: int | None
     encoder: str | None
     versions: Mapping[str, str]
+    has_env_id: bool = True
 
     def text(self) -> str:
         """README.md."""
         parts = [
             f"---\n{yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True)}---\n",
-            f"# PPO playing {self.env_id}\n",
+            f"# PPO playing {self._played}\n",
             self._about(),
             self._results(),
             self._usage(),
@@ -44,7 +46,16 @@ class Card:
     @property
     def repository(self) -> str:
         """The usual name of a repository for such a policy."""
-        return f"ppo-{self.env_id.rpartition(':')[2].replace('/', '-')}"
+        return f"ppo-{self._played.rpartition(':')[2].replace('/', '-')}"
+
+    @property
+    def play_flags(self) -> str:
+        """What `prl play` has to be told to play in the env of the evaluation; "" if nothing."""
+        return "" if self._played == self.env_id else f" --env-id {self._played}"
+
+    @property
+    def _played(self) -> str:
+        return str(self.results.get("env_id", self.env_id))
 
     def _score(self) -> str:
         return f"{self.results['mean_reward']:.2f} +/- {self.results['std_reward']:.2f}"
@@ -52,16 +63,18 @@ class Card:
     def _front_matter(self) -> dict[str, Any]:
         metric = {"type": "mean_reward", "value": self._score(), "name": "mean_reward", "verified": False}
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
-        result = {"task": task, "dataset": {"name": self.env_id, "type": self.env_id}, "metrics": [metric]}
+        result = {"task": task, "dataset": {"name": self._played, "type": self._played}, "metrics": [metric]}
         return {
             "library_name": "prl",
-            "tags": [self.env_id, "deep-reinforcement-learning", "reinforcement-learning", "prl"],
+            "tags": [self._played, "deep-reinforcement-learning", "reinforcement-learning", "prl"],
             "model-index": [{"name": "PPO", "results": [result]}],
         }
 
     def _about(self) -> str:
         trained = "" if self.steps is None else f" for {self.steps:,} steps"
         lines = [f"A policy that prl trained with PPO on `{self.env_id}`{trained}."]
+        if self.play_flags:
+            lines.append(f"It was evaluated in `{self._played}`.")
         if self.encoder is not None:
             lines.append(f"Its encoder is `{self.encoder}`, whose code is not part of this folder.")
         if "replay.mp4" in self.files:
@@ -85,13 +98,13 @@ class Card:
 
     def _usage(self) -> str:
         episodes, seed = self.results["n_eval_episodes"], self.results["seed"]
+        again = "\nTraining again: `prl train --config config.yaml`.\n" if self.has_env_id else ""
         drawn = "" if self.results["is_deterministic"] else " --no-deterministic"
         return (
             "## Usage\n\nThe evaluation again, in the folder of this file:\n\n"
-            f"```bash\nprl play . --episodes {episodes} --seed {seed}{drawn}\n```\n\n"
+            f"```bash\nprl play . --episodes {episodes} --seed {seed}{drawn}{self.play_flags}\n```\n\n"
             "In Python:\n\n```python\nimport prl\n\n"
-            'policy = prl.load(".")\naction = policy.predict(observation)\n```\n\n'
-            "Training again: `prl train --config config.yaml`.\n"
+            f'policy = prl.load(".")\naction = policy.predict(observation)\n```\n{again}'
         )
 
     def _files(self) -> str:

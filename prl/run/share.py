@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -19,8 +20,10 @@ from prl.run.export import export_onnx
 from prl.run.files import write_folder
 from prl.run.loaded_policy import LoadedPolicy, load
 from prl.run.model_card import Card
+from prl.run.out_path import check_parent
 from prl.run.playing import Play, play_episodes
 from prl.run.run_files import load_network_config, weights_of
+from prl.run.run_folder import BEST
 from prl.run.weights import WEIGHTS_FILE, weights_sha256
 from prl.training.evaluate import Episode, success_rate
 from workers.errors import EnvError
@@ -40,12 +43,14 @@ class Shared:
         episodes: the evaluation.
         files: in the folder.
         repository: the usual name of a repository for it.
+        play_flags: what `prl play` has to be told to play it; "" if nothing.
     """
 
     path: Path
     episodes: list[Episode]
     files: list[str]
     repository: str
+    play_flags: str
 
 
 def share(
@@ -66,14 +71,15 @@ def share(
         log: called with a line if there is no video.
 
     Raises:
-        ConfigError: `out` holds something; the folder is not that of a run, or has no best policy; see
-            `export_onnx`.
+        ConfigError: `out` holds something, or cannot be made; the folder is not that of a run, or has no best
+            policy; see `export_onnx`.
         EnvError, WorkerEnvFailed, WeightsError, NonFiniteError: see `play_episodes`.
         WriteError: the folder cannot be written; nothing is left of it.
     """
     run, out = Path(play.run).absolute(), out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out {out} exists already; choose another folder or remove it")
+    check_parent(out)
     loaded = load(run, play.best)
     files: dict[str, bytes] = {"policy.onnx": _onnx(run, play.best)} if onnx else {}
     episodes = list(play_episodes(play))
@@ -81,22 +87,24 @@ def share(
         files["replay.mp4"] = film
     files |= {name: (run / name).read_bytes() for name in _COPIED if (run / name).is_file()}
     files |= _described(run, play, loaded, episodes)
-    card = _card(run, files)
+    card = _card(files)
     files |= {"README.md": card.text().encode(), ".gitattributes": _GIT_ATTRIBUTES.encode()}
     if out.is_dir():
         out.rmdir()
     write_folder(out, files)
-    return Shared(out, episodes, sorted(files), card.repository)
+    return Shared(out, episodes, sorted(files), card.repository, card.play_flags)
 
 
 def _described(run: Path, play: Play, loaded: LoadedPolicy, episodes: Sequence[Episode]) -> dict[str, bytes]:
     """The weights, and what is said about them."""
     config = load_network_config(run)
-    results = _results(play, episodes)
+    results = _results(play, episodes, play.env_id or config.env_id)
     about = {
         "library_name": "prl",
         "algorithm": "PPO",
         "env_id": config.env_id,
+        "encoder": config.encoder,
+        "timesteps": _steps(run, play.best),
         "weights_sha256": weights_sha256(loaded.policy),
     }
     return {
@@ -107,10 +115,11 @@ def _described(run: Path, play: Play, loaded: LoadedPolicy, episodes: Sequence[E
     }
 
 
-def _results(play: Play, episodes: Sequence[Episode]) -> dict[str, Any]:
+def _results(play: Play, episodes: Sequence[Episode], env_id: str) -> dict[str, Any]:
     returns = np.array([episode.episode_return for episode in episodes])
     rate = success_rate(episodes)
     return {
+        "env_id": env_id,
         "mean_reward": float(returns.mean()),
         "std_reward": float(returns.std()),
         "min_reward": float(returns.min()),
@@ -129,23 +138,34 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _card(run: Path, files: dict[str, bytes]) -> Card:
-    config = load_network_config(run)
-    versions = json.loads(files["versions.json"]) if "versions.json" in files else {}
+def _card(files: dict[str, bytes]) -> Card:
+    """The card of the files that it stands beside."""
+    about = json.loads(files["config.json"])
+    versions = _versions(files.get("versions.json", b""))
     return Card(
-        env_id=config.env_id,
+        env_id=about["env_id"],
         results=json.loads(files["results.json"]),
         files=list(files),
-        steps=_steps(run),
-        encoder=config.encoder,
+        steps=about["timesteps"],
+        encoder=about["encoder"],
         versions={name: str(versions[name]) for name in ("prl", "torch", "gymnasium") if name in versions},
+        has_env_id=json.loads(files["spaces.json"])["has_env_id"],
     )
 
 
-def _steps(run: Path) -> int | None:
-    """The steps of the training; None if the run does not say."""
+def _versions(text: bytes) -> dict[str, Any]:
+    """What versions.json says; nothing if it is not there or damaged."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _steps(run: Path, best: bool) -> int | None:
+    """The steps of training that a policy has had; None if the run, or the shared folder, does not say."""
+    file = run / BEST / "evaluation.json" if best else run / "summary.json"
     try:
-        return int(json.loads((run / "summary.json").read_text(encoding="utf-8"))["timesteps"])
+        return int(json.loads((file if file.is_file() else run / "config.json").read_bytes())["timesteps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -239,6 +239,20 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
     assert not (tmp_path / "policy.onnx").exists()
 
 
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_converted(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path / "run", Box(-1.0, 1.0, (3,), np.float32), Discrete(2))
+    monkeypatch.setattr("prl.run.export._converted", lambda *args: pytest.fail("it converts"))
+    for out, why in (
+        (tmp_path, "is a folder; give"),
+        (tmp_path / "run/spaces.json/a", "cannot be written: "),
+    ):
+        capsys.readouterr()
+        assert dispatch(["export", str(tmp_path / "run"), "--out", str(out)], "prl") == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"export: out {out} {why}")
+        assert err.count("\n") == 1
+
+
 def programs_of_the_guide(word):
     return [code for code in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if word in code]
 
@@ -260,6 +274,8 @@ def run_program(program, folder):
 
 def test_the_program_of_the_guide_plays_without_torch_and_prl(cartpole):
     (program,) = programs_of_the_guide("onnxruntime")
+    lines = [line for line in program.splitlines() if line and not line.startswith("import ")]
+    assert len(lines) == 6
     program += '\nimport sys\nprint(sorted({"torch", "prl", "learner", "workers"} & sys.modules.keys()))\n'
     assert run_program(program, cartpole) == "500.0\n[]\n"
 

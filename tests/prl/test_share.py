@@ -139,6 +139,53 @@ def test_an_env_that_cannot_be_filmed_gets_a_line(tmp_path, capsys):
     assert not (out / "replay.mp4").exists()
 
 
+def test_the_card_says_in_which_env_it_was_evaluated(run, tmp_path, capsys):
+    capsys.readouterr()
+    out = share(run, tmp_path / "out", "--no-video", "--env-id", "CartPole-v0")
+    assert f"play it with: prl play {out} --env-id CartPole-v0\n" in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    assert "# PPO playing CartPole-v0\n" in card
+    assert "trained with PPO on `CartPole-v1` for 600 steps.\nIt was evaluated in `CartPole-v0`.\n" in card
+    assert "prl play . --episodes 5 --seed 7 --env-id CartPole-v0\n" in card
+    assert json.loads((out / "config.json").read_text())["env_id"] == "CartPole-v1"
+    results = json.loads((out / "results.json").read_text())
+    assert results["env_id"] == "CartPole-v0"
+    assert dispatch(["play", str(out), *EPISODES, "--env-id", "CartPole-v0"], "prl") == 0
+    assert returns_printed(capsys.readouterr().out) == results["returns"]
+
+
+def test_a_policy_whose_env_has_no_id_is_shared_with_the_one_it_was_played_in(tmp_path):
+    def made():
+        return gym.make("CartPole-v1")
+
+    ppo = prl.PPO(is_continuous=False, action_dim=2, observ_dim=4, batch_size=64)
+    prl.AsyncPPO(made, ppo, num_envs=2, steps=100, num_workers=0, run_folder=tmp_path / "run").run()
+    out = share(tmp_path / "run", tmp_path / "out", "--no-video", "--env-id", "CartPole-v1")
+    card = (out / "README.md").read_text()
+    assert "prl play . --episodes 5 --seed 7 --env-id CartPole-v1\n" in card
+    assert "prl train --config" not in card, "config.yaml names no env"
+
+
+def test_the_steps_are_those_of_the_policy(run, shared, tmp_path):
+    evaluation = json.loads((run / "best" / "evaluation.json").read_text())
+    again = share(shared, tmp_path / "again", "--no-video")
+    for folder in (shared, again):
+        assert json.loads((folder / "config.json").read_text())["timesteps"] == evaluation["timesteps"]
+        assert f"for {evaluation['timesteps']} steps" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("place", ["file/out", "file/folder/out"])
+def test_a_place_where_nothing_can_be_written_is_named_before_anything_is_played(
+    run, place, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("prl.run.share.play_episodes", lambda play: pytest.fail("it plays"))
+    (tmp_path / "file").touch()
+    capsys.readouterr()
+    share(run, tmp_path / place, code=2)
+    message = f"share: out {tmp_path / place} cannot be written: {tmp_path / 'file'} is not a folder\n"
+    assert capsys.readouterr().err == message
+
+
 def test_the_video_shows_the_first_episode(run, tmp_path):
     pytest.importorskip("moviepy")
     out = share(run, tmp_path / "out")
