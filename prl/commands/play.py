@@ -79,13 +79,13 @@ def _print_episodes(config: PlayConfig) -> None:
 def summary_of(episodes: list[Episode]) -> str:
     """Mean, spread and extremes of the returns, and the success rate if the env tells, in one line."""
     returns = np.array([episode.episode_return for episode in episodes])
-    if len(returns) == 1:
-        return f"mean return {returns[0]:.2f} over 1 episode"
     rate = success_rate(episodes)
+    success = "" if rate is None else f"; success rate {100.0 * rate:.0f} %"
+    if len(returns) == 1:
+        return f"mean return {returns[0]:.2f} over 1 episode{success}"
     return (
         f"mean return {returns.mean():.2f} over {len(returns)} episodes, from {returns.min():.2f} to "
-        f"{returns.max():.2f}, standard deviation {returns.std():.2f}"
-        + ("" if rate is None else f"; success rate {100.0 * rate:.0f} %")
+        f"{returns.max():.2f}, standard deviation {returns.std():.2f}{success}"
     )
 
 

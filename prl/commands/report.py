@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from learner.settings import ConfigError
 from prl.commands.command import Command
 from prl.report.page import report_page
-from prl.report.reading import read_runs
+from prl.report.reading import read_readable
 from prl.run.files import WriteError, replace_file
 
 
@@ -40,16 +41,17 @@ class ReportConfig:
 
 
 def report(config: ReportConfig) -> Path:
-    """Write the report.
+    """Write the report. Runs that cannot be read are left out, with a line on stderr each.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: a run cannot be read, or the file cannot be written.
+        ConfigError: no run can be read, one is not there or given twice, or the file cannot be written.
     """
     folders = [Path(run) for run in config.runs]
-    page = report_page(read_runs(folders), config.title, config.video)
+    runs = read_readable(folders, lambda line: print(f"report: {line}", file=sys.stderr))
+    page = report_page(runs, config.title, config.video)
     out = config.out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     try:
         replace_file(out, page)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,42 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ConfigError: a folder is given twice, is not that of a run, or a file of it is damaged.
     """
+    _check_paths(folders)
+    return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def read_readable(folders: Sequence[Path], log: Callable[[str], None]) -> list[Run]:
+    """`read_runs` without what cannot be read, as of `runs/*`, among which a study and a first minute may be.
+
+    Args:
+        folders: of runs.
+        log: called with a line for each that is left out.
+
+    Raises:
+        ConfigError: a folder is given twice or is not there, or none of them can be read.
+    """
+    _check_paths(folders)
+    runs, problems = list[Run](), list[ConfigError]()
+    for folder, name in zip(folders, _names(folders), strict=True):
+        try:
+            runs.append(_read(folder, name))
+        except ConfigError as error:
+            problems.append(error)
+    if not runs:
+        raise problems[0]
+    for problem in problems:
+        log(f"left out: {problem}")
+    return runs
+
+
+def _check_paths(folders: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for folder in folders:
+        if not os.path.exists(folder):
+            raise ConfigError(f"there is no folder {folder}")
         if folder.resolve() in seen:
             raise ConfigError(f"{folder} is given twice")
         seen.add(folder.resolve())
-    return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -137,10 +168,12 @@ def _required(folder: Path) -> str:
     """
     path = folder / "progress.csv"
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}")
+        raise ConfigError(f"{folder} is not a folder")
     if not path.exists():
         if any(folder.glob("*/progress.csv")):
             raise ConfigError(f"{folder} is a folder of runs; give the runs: {folder}/*")
+        if any(folder.glob("trials/*/*/progress.csv")):
+            raise ConfigError(f"{folder} is the folder of a study; give its runs: {folder}/trials/*/*")
         if (folder / "config.yaml").exists():
             raise ConfigError(f"{folder} holds no update yet; the report can be made after the first one")
         raise ConfigError(f"{folder} is not the folder of a run: it has no progress.csv")

@@ -132,9 +132,11 @@ def test_successes_are_counted_if_the_env_tells(run, env, capsys):
     gym.register("play/Tells-v0", env, max_episode_steps=10)
     try:
         assert play_main([str(run), "--env-id", "play/Tells-v0", "--episodes", "12"]) == 0
+        *lines, summary = capsys.readouterr().out.splitlines()
+        assert play_main([str(run), "--env-id", "play/Tells-v0", "--episodes", "1"]) == 0
     finally:
         del gym.registry["play/Tells-v0"]
-    *lines, summary = capsys.readouterr().out.splitlines()
+    alone = capsys.readouterr().out.splitlines()
     expected = []
     for k in range(12):
         found = env()
@@ -146,6 +148,8 @@ def test_successes_are_counted_if_the_env_tells(run, env, capsys):
     assert [line.endswith("4 steps, success") for line in lines] == expected
     assert [line.endswith("4 steps, no success") for line in lines] == [not good for good in expected]
     assert summary.endswith(f"; success rate {100 * sum(expected) / 12:.0f} %")
+    assert alone[0] == lines[0]
+    assert alone[1].endswith(f" over 1 episode; success rate {100 * expected[0]} %")
 
 
 def test_without_a_word_of_success_there_is_none(run, capsys):

@@ -312,6 +312,9 @@ def test_the_command_writes_beside_a_single_run(tmp_path, capsys, monkeypatch):
         (["{tmp}/none"], "there is no folder {tmp}/none"),
         (["{tmp}/runs"], "{tmp}/runs is a folder of runs; give the runs: {tmp}/runs/*"),
         (["{tmp}"], "{tmp} is not the folder of a run: it has no progress.csv"),
+        (["{tmp}/study"], "{tmp}/study is the folder of a study; give its runs: {tmp}/study/trials/*/*"),
+        (["{tmp}/runs/seed0/config.yaml"], "{tmp}/runs/seed0/config.yaml is not a folder"),
+        (["{tmp}/runs/seed0", "{tmp}/none"], "there is no folder {tmp}/none"),
         (["{tmp}/runs/seed0", "{tmp}/runs/../runs/seed0"], "{tmp}/runs/../runs/seed0 is given twice"),
         (["{tmp}/runs/seed0", "--video", "{tmp}/a.gif"], "video must end in .mp4 or .webm, got {tmp}/a.gif"),
         (
@@ -327,11 +330,32 @@ def test_the_command_writes_beside_a_single_run(tmp_path, capsys, monkeypatch):
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, message):
     runs_in(tmp_path / "runs", 1)
+    run_folder(tmp_path / "study" / "trials" / "0000" / "seed0")
     assert dispatch(["report", *(text.format(tmp=tmp_path) for text in arguments)], "prl") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("report: " + message.format(tmp=tmp_path))
     assert err.count("\n") == 1
+
+
+def test_of_several_runs_those_that_cannot_be_read_are_left_out_with_a_line(tmp_path, capsys):
+    good = runs_in(tmp_path / "runs", 2)
+    begun, damaged, page = (tmp_path / "runs" / name for name in ("begun", "damaged", "report.html"))
+    (run_folder(begun) / "progress.csv").unlink()
+    (run_folder(damaged) / "summary.json").write_text("{")
+    page.touch()
+    assert (
+        dispatch(["report", *map(str, sorted((tmp_path / "runs").iterdir())), "--out", str(page)], "prl") == 0
+    )
+    out, err = capsys.readouterr()
+    assert (out, page.read_text()) == (f"report: {page}\n", page_of(*good))
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"report: left out: {begun} holds no update yet")
+    assert lines[1].startswith(f"report: left out: {damaged}/summary.json is damaged")
+    assert lines[2] == f"report: left out: {page} is not a folder"
+    assert dispatch(["report", str(begun), str(damaged)], "prl") == 2
+    assert capsys.readouterr().err.startswith(f"report: {begun} holds no update yet")
 
 
 HEAD = "rollout/ep_rew_mean,time/total_timesteps\n"
