@@ -200,7 +200,8 @@ def _merit(run: Run) -> float:
 
 def newest_video(run: Run) -> Path | None:
     """The video that was written last to the folder of a run, or to a folder in it."""
-    found = [path for path in (*run.folder.glob("*"), *run.folder.glob("*/*")) if path.suffix in _VIDEO_TYPES]
+    paths = (*run.folder.glob("*"), *run.folder.glob("*/*"))
+    found = [path for path in paths if path.suffix in _VIDEO_TYPES and path.is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 

@@ -102,7 +102,8 @@ def phase_shares(runs: Sequence[Run]) -> dict[str, float]:
     for run in runs:
         if SPEED not in run.progress:
             continue
-        lengths = np.diff(run.progress[STEPS], prepend=0.0) / run.progress[SPEED]
+        speed = np.where(run.progress[SPEED] > 0.0, run.progress[SPEED], np.nan)
+        lengths = np.diff(run.progress[STEPS], prepend=0.0) / speed
         for phase in PHASES:
             seconds[phase] += float(np.nansum(lengths * run.progress.get(f"time/{phase}_share", np.nan)))
     total = sum(seconds.values())

@@ -146,6 +146,8 @@ def _read(folder: Path, name: str) -> Run:
         raise ConfigError(f"{folder / 'progress.csv'} has no column {STEPS}")
     if not progress[STEPS].size:
         raise ConfigError(f"{folder} holds no update yet; the report can be made after the first one")
+    if not np.isfinite(progress[STEPS]).all():
+        raise ConfigError(f"{folder / 'progress.csv'} is damaged: {STEPS} is not a number in every line")
     settings_text = _optional(folder / "config.yaml")
     return Run(
         name=name,

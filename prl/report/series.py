@@ -14,6 +14,7 @@ from prl.run.intervals import bootstrap_band, interquartile_mean
 _GRID_POINTS = 120  # of a curve over seeds
 _RESAMPLES = 2_000  # per point; the ends of a band move by less than a pixel with more
 _BUCKETS = 150
+_LARGEST = 1e150  # beyond it, sums and differences may not be numbers any more
 MIN_SEEDS = 3  # with fewer, an interval would say nothing
 
 
@@ -45,7 +46,7 @@ class Summary:
 
 
 def series(run: Run, column: str) -> Series | None:
-    """A column of a run over env steps; None if the run does not have it, or nothing finite in it.
+    """A column of a run over env steps; None if the run does not have it, or nothing in it can be drawn.
 
     Args:
         run: see `Run`.
@@ -55,7 +56,7 @@ def series(run: Run, column: str) -> Series | None:
     if column not in table or steps not in table:
         return None
     x, y = table[steps], table[column]
-    known = np.isfinite(x) & np.isfinite(y)
+    known = np.isfinite(x) & (np.abs(y) < _LARGEST)
     return Series(x[known], y[known]) if known.any() else None
 
 

@@ -19,14 +19,33 @@ def check_file_path(out: Path) -> None:
     check_parent(out)
 
 
-def check_parent(out: Path) -> None:
+def check_folder_path(folder: Path, name: str) -> None:
+    """Check that a folder is there, or can be made.
+
+    Args:
+        folder: to write into.
+        name: of the flag, for the message.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{name} {folder} is not a folder")
+    check_parent(folder, name)
+
+
+def check_parent(out: Path, name: str = "out") -> None:
     """Check that the folder in which something is to be made is there, or can be made.
+
+    Args:
+        out: what is to be made.
+        name: of the flag, for the message.
 
     Raises:
         ConfigError: it cannot.
     """
     parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     if not parent.is_dir():
-        raise ConfigError(f"out {out} cannot be written: {parent} is not a folder")
+        raise ConfigError(f"{name} {out} cannot be written: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"out {out} cannot be written: {parent} gives no permission")
+        raise ConfigError(f"{name} {out} cannot be written: {parent} gives no permission")

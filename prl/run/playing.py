@@ -14,6 +14,7 @@ import torch
 
 from prl.config.train_config import TrainConfig
 from prl.run.build import build_factory, build_pool, evaluation_limit, reproducible
+from prl.run.out_path import check_folder_path
 from prl.run.policy_spaces import policy_for, read_spaces
 from prl.run.run_files import load_config, weights_of
 from prl.run.torch_state import standard_torch
@@ -57,13 +58,15 @@ def play_episodes(play: Play) -> Iterator[Episode]:
     """The episodes, as soon as they have been played: those of `evaluate_run` with the same seed.
 
     Raises:
-        ConfigError: the folder is not that of a run, or has no best policy.
+        ConfigError: the folder is not that of a run, or has no best policy; `video` cannot be written.
         EnvError: its env cannot be used or rendered here.
         WeightsError: its weights cannot be used.
         WorkerEnvFailed: the env failed.
         NonFiniteError: the policy's actions are not finite.
     """
     trained = _with_display(_named_env(play), play)
+    if play.video is not None:
+        check_folder_path(play.video, "video")
     # An env may change the working directory.
     run, weights = Path(play.run).absolute(), weights_of(play.run, play.best).absolute()
     factory = _Filmed(**vars(build_factory(trained)), video=play.video and play.video.absolute())
@@ -125,13 +128,15 @@ def _require_render_mode(trained: TrainConfig, wanted: str, kwargs: Mapping[str,
         EnvError: it has no such render mode.
     """
     env = build_factory(trained).build()
-    modes = list(env.metadata.get("render_modes") or [])
+    modes, has_speed = list(env.metadata.get("render_modes") or []), "render_fps" in env.metadata
     close_quietly(env)
     # Gymnasium opens a window for anything that can be rendered to an array.
     shown = {"rgb_array", "rgb_array_list", "human"} if wanted == "human" else {wanted}
     if not shown & set(modes):
         has = f"it has {', '.join(map(str, modes))}" if modes else "it has none"
         raise EnvError(f"{trained.env_id} has no render mode {wanted}; {has}")
+    if wanted == "human" and wanted not in modes and not has_speed:
+        raise EnvError(f"{trained.env_id} has no render_fps in its metadata, which a window needs")
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,34 @@ def test_an_env_that_cannot_be_shown_is_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+class Pictured(Nested):
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def test_what_cannot_be_shown_or_written_is_told_before_anything_is_played(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    gym.register("play/Pictured-v0", Pictured, max_episode_steps=10)
+    flags = (str(run), "--env-id", "play/Pictured-v0")
+    capsys.readouterr()
+    try:
+        for place in ("file", "file/videos"):
+            assert play_main([*flags, "--video", str(tmp_path / place)]) == 2
+        assert play_main([*flags, "--render", "human"]) == 2
+    finally:
+        del gym.registry["play/Pictured-v0"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"play: video {tmp_path / 'file'} is not a folder",
+        f"play: video {tmp_path / 'file/videos'} cannot be written: {tmp_path / 'file'} is not a folder",
+        "play: play/Pictured-v0 has no render_fps in its metadata, which a window needs",
+    ]
+
+
 @pytest.mark.parametrize("command", ["train", "play", "benchmark"])
 def test_ctrl_c_while_torch_is_imported_shows_no_traceback(command, tmp_path):
     (tmp_path / "torch.py").write_text(

@@ -367,6 +367,7 @@ HEAD = "rollout/ep_rew_mean,time/total_timesteps\n"
         ("progress.csv", "", "has no column time/total_timesteps"),
         ("progress.csv", "rollout/ep_rew_mean\n1\n", "has no column time/total_timesteps"),
         ("progress.csv", HEAD, "holds no update yet"),
+        ("progress.csv", HEAD + "1,1000\n2,nan\n", "time/total_timesteps is not a number in every line"),
         ("progress.csv", HEAD + "1,1000\nmuch,2000\n", "'much' in line 3, column rollout/ep_rew_mean"),
         ("progress.csv", HEAD + "1,1000\n2000\n3,3000\n", "line 3 has 1 cells, not 2"),
         ("progress.csv", b"\xff\xfe\x00", "it is not text"),
@@ -384,6 +385,23 @@ def test_a_damaged_file_is_named(tmp_path, file, content, message):
         read_runs([folder])
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_cannot_be_drawn_are_left_out(tmp_path):
+    folder = run_folder(tmp_path / "run", evaluated=False)
+    columns = "time/iteration_fps,time/env_share,train/value_loss,train/other"
+    rows = ("1,1000,0,1,1e308,1e308", "-1e308,2000,0,1,inf,-1e308", "3,3000,0,1,2,nan", "4,4000,0,1,3,1e300")
+    (folder / "progress.csv").write_text("\n".join([f"{HEAD.strip()},{columns}", *rows, ""]))
+    text = text_of(page_of(folder))
+    assert "Value loss" in text
+    assert "Where the time went" not in text
+    assert "nan" not in text
+
+
+def test_a_link_to_a_video_that_has_gone_is_no_video(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert "Replay" not in text_of(page_of(folder))
 
 
 # ---- the example
