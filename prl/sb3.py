@@ -119,10 +119,13 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
             actions: [N, *A], or a list of N actions.
 
         Raises:
-            ValueError, TypeError: the actions do not fit; nothing was sent then.
+            ValueError, TypeError: the actions do not fit the space, bounds of a Box apart. Nothing was sent.
+            RuntimeError: the results of another step were not waited for.
         """
-        with self._closing(ValueError, TypeError):
-            self._envs.step(actions, autoreset=True)
+        self._require_no_step("step_async")
+        self._envs.put_actions(actions)
+        with self._closing():
+            self._envs.step(autoreset=True)
         self.waiting = True
 
     def step_wait(self) -> _Step:
@@ -132,7 +135,12 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
             Observations (the first ones of the next episode where one has ended), rewards f32[N], dones
             bool[N], and one info per env: with "TimeLimit.truncated", and where an episode has ended
             "terminal_observation".
+
+        Raises:
+            RuntimeError: no step was begun.
         """
+        if not self.waiting and self._remote is not None:
+            raise RuntimeError("step_wait without step_async before it")
         with self._closing():
             answers = self._envs.take()
         self.waiting = False
@@ -205,10 +213,15 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         return self._call("is_wrapped", indices, wrapper_class)
 
     def _call(self, verb: str, indices: Indices, *arguments: Any) -> list[Any]:
+        self._require_no_step("a call")
         env_ids = [range(self.num_envs)[index] for index in self._get_indices(indices)]
         with self._closing(Exception):
             self._envs.begin_call(verb, env_ids, *arguments)
             return self._envs.take_call()
+
+    def _require_no_step(self, what: str) -> None:
+        if self.waiting:
+            raise RuntimeError(f"{what} while a step is pending: call step_wait first")
 
     def _closing(self, *harmless: type[Exception]) -> Closing:
         return Closing(self.close, harmless)

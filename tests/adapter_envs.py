@@ -102,6 +102,21 @@ class Composite(gym.Env):
         return self._obs(move), 0.1 * self._kind, ended, False, {"kind": self._kind}
 
 
+class Pair(gym.Env):
+    """Tuple observations and actions; the observation shows the action."""
+
+    observation_space = spaces.Tuple([spaces.Discrete(7), spaces.Box(-1, 1, (2,), np.float32)])
+    action_space = spaces.Tuple([spaces.Discrete(7), spaces.Box(-1, 1, (2,), np.float32)])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return (int(self.np_random.integers(7)), np.zeros(2, np.float32)), {"pair": True}
+
+    def step(self, action):
+        draw = self.np_random.random()
+        return (int(action[0]), action[1]), float(draw), bool(draw < 0.1), bool(draw > 0.95), {"draw": draw}
+
+
 class Breaks(Talker):
     """Raises in step when its action is 3."""
 

@@ -11,9 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from workers.arrays import Array, Ids
+from workers.arrays import Array, Flags, Ids
 from workers.casts import cast_exactly
-from workers.rows import RowCodec
+from workers.errors import shown
+from workers.rows import RowCodec, RowError
 from workers.space_parts import is_composite, parts
 
 
@@ -26,33 +27,55 @@ class ActionWriter:
     """
 
     def __init__(self, space: gym.Space[Any], rows: Array) -> None:
+        self._space = space
         self._rows = rows
         self._codec = RowCodec(space)
         self._columns = self._codec.columns(rows)
         self._batched = gym.vector.utils.batch_space(space, len(rows))
 
-    def write(self, actions: Any) -> None:
+    def write(self, actions: Any, ignored: Flags | None = None) -> None:
         """Write one action per env.
 
         Args:
             actions: an array [N, *A], a list of N actions, or for composite spaces what Gymnasium's
                 `iterate` splits. They are converted to the space's dtype where nothing is lost but digits of
-                floats; whether they lie within the bounds is up to the env.
+                floats; whether they lie within the bounds of a Box is up to the env.
+            ignored: bool[N], envs whose actions nobody will look at.
 
         Raises:
-            ValueError: another number or shape of actions, or numbers that the dtype cannot hold.
+            ValueError: another number or shape of actions, numbers that the dtype cannot hold or that are
+                not finite, or choices that the space does not have. The message names env and action.
             TypeError: no batch.
         """
         if self._codec.plain is None:
-            elements = list(self._split(actions))
-            self._require(len(elements))
-            for row, element in enumerate(elements):
+            self._write_elements(actions)
+        else:
+            self._write_batch(actions)
+        if not self._codec.is_valid(self._columns, slice(None)):  # for all rows: it costs as much as for one
+            self._require_valid(ignored)
+
+    def _write_elements(self, actions: Any) -> None:
+        elements = list(self._split(actions))
+        self._require(len(elements))
+        for row, element in enumerate(elements):
+            try:
                 self._codec.write(element, self._columns, row)
-            return
+            except RowError as error:
+                what = str(error).replace("observation", "action", 1)
+                raise ValueError(f"env {row}: {what}") from None
+
+    def _split(self, actions: Any) -> Iterable[Any]:
+        """The actions of a composite space, env by env."""
+        single = Mapping if isinstance(self._batched, gym.spaces.Dict) else tuple
+        if isinstance(actions, list) and all(isinstance(action, single) for action in actions):
+            return actions
+        return iter(gym.vector.utils.iterate(self._batched, actions))
+
+    def _write_batch(self, actions: Any) -> None:
         rows = self._rows
         batch = actions if type(actions) is np.ndarray else np.asarray(actions)
-        if batch.shape == () or batch.dtype == object:
-            raise TypeError(f"one action per env is needed, got {actions!r}")
+        if batch.shape == () or batch.dtype.kind not in "biuf":
+            raise TypeError(f"one action per env is needed, got {shown(actions)}")
         if batch.dtype != rows.dtype:
             batch = self._converted(batch)
         if batch.shape != rows.shape:
@@ -62,25 +85,38 @@ class ActionWriter:
             batch = batch.reshape(rows.shape)
         rows[...] = batch
 
-    def _split(self, actions: Any) -> Iterable[Any]:
-        """The actions of a composite space, env by env."""
-        single = Mapping if isinstance(self._batched, gym.spaces.Dict) else tuple
-        if isinstance(actions, list) and all(isinstance(action, single) for action in actions):
-            return actions
-        return iter(gym.vector.utils.iterate(self._batched, actions))
-
     def _converted(self, batch: Array) -> Array:
         dtype = self._rows.dtype
-        if batch.dtype.kind == dtype.kind == "f":
-            return batch
         exact = cast_exactly(batch, dtype)
-        if exact is None:
-            raise ValueError(f"actions of dtype {batch.dtype} do not fit the space, which has {dtype}")
-        return exact
+        if exact is not None:
+            return exact
+        env, action = next(
+            (env, action)
+            for env, action in enumerate(batch)
+            if cast_exactly(np.asarray(action), dtype) is None
+        )
+        raise ValueError(
+            f"env {env}: the action {shown(action)} does not fit {self._name}, which has {dtype}"
+        )
 
     def _require(self, count: int) -> None:
         if count != len(self._rows):
             raise ValueError(f"one action per env is needed: {len(self._rows)}, got {count}")
+
+    def _require_valid(self, ignored: Flags | None) -> None:
+        for env in range(len(self._rows)):
+            if ignored is not None and ignored[env]:
+                continue
+            if not self._codec.is_valid(self._columns, slice(env, env + 1)):
+                action = shown(self._codec.unpack(self._rows[env]))
+                floats = [column[env] for column in self._columns if column.dtype.kind == "f"]
+                if all(np.isfinite(values).all() for values in floats):
+                    raise ValueError(f"env {env}: the action {action} is not in {self._name}")
+                raise ValueError(f"env {env}: the action {action} is not finite")
+
+    @property
+    def _name(self) -> str:
+        return f"the action space {' '.join(str(self._space).split())}"
 
 
 class ObsReader:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
 
 from workers.env_builders import BUILDERS, Builder, WithRegistry
 from workers.env_compare import AnyEnv
@@ -17,6 +18,7 @@ from workers.errors import EnvError
 from workers.global_random import seeded_globally
 from workers.pickling import dumps
 from workers.slab import Field
+from workers.space_parts import is_composite, parts
 from workers.trial_env import build_trial, process_kept
 
 
@@ -28,12 +30,20 @@ class EnvListFactory(EnvFactory):
         payloads: the cloudpickled functions.
         first_env: the index of the env that the first of them builds.
         specs, left_out: of ids that only the learner's process has registered; see `WithRegistry`.
+        other_bounds: whether envs may differ in the bounds of their observations.
     """
 
     payloads: tuple[bytes, ...] = ()
     first_env: int = 0
     specs: tuple[bytes, ...] = ()
     left_out: tuple[str, ...] = ()
+    other_bounds: bool = False
+
+    def has_space(self, kind: str, space: gym.Space[Any]) -> bool:
+        """See `EnvFactory.has_space`."""
+        if kind == "observation_space" and self.other_bounds:
+            return is_alike(self.observation_space, space)
+        return super().has_space(kind, space)
 
     def for_envs(self, envs: range) -> EnvListFactory:
         """See `EnvFactory.for_envs`: a worker gets the functions of its own envs."""
@@ -61,13 +71,29 @@ class FirstEnv:
     render_mode: str | None
 
 
-def env_list_factory(env_fns: Sequence[Callable[[], AnyEnv]]) -> tuple[EnvListFactory, FirstEnv]:
+def is_alike(space: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Whether two spaces are equal, apart from the bounds of each Box."""
+    if isinstance(space, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
+        return space.shape == other.shape and space.dtype == other.dtype
+    if not (is_composite(space) and type(space) is type(other)):
+        return bool(space == other)
+    one, two = parts(space), parts(other)
+    return len(one) == len(two) and all(
+        key == other_key and is_alike(part, other_part)
+        for (key, part), (other_key, other_part) in zip(one, two, strict=True)
+    )
+
+
+def env_list_factory(
+    env_fns: Sequence[Callable[[], AnyEnv]], other_bounds: bool = False
+) -> tuple[EnvListFactory, FirstEnv]:
     """The factory of a list of functions that return an env each.
 
     The first env is built in this process, too, to learn its spaces, and closed again.
 
     Args:
         env_fns: one per env; all envs must have the same spaces.
+        other_bounds: whether the bounds of observations may differ.
 
     Raises:
         ValueError: the list is empty.
@@ -100,5 +126,6 @@ def env_list_factory(env_fns: Sequence[Callable[[], AnyEnv]]) -> tuple[EnvListFa
         payloads=payloads,
         specs=specs,
         left_out=left_out,
+        other_bounds=other_bounds,
     )
     return factory, first

@@ -81,6 +81,15 @@ class EnvFactory:
         """The factory that a worker needs to build some of a pool's envs."""
         return self
 
+    def has_space(self, kind: str, space: gym.Space[Any]) -> bool:
+        """Whether an env of this factory may have a space.
+
+        Args:
+            kind: "observation_space" or "action_space".
+            space: of the env.
+        """
+        return bool(space == getattr(self, kind))
+
     def build(self, env_index: int = 0) -> AnyEnv:
         """A new env with the factory's spaces. Raises whatever the env's constructor raises.
 

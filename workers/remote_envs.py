@@ -142,19 +142,28 @@ class RemoteEnvs:
         ended: Flags = self._slab.flags != 0
         return ended
 
-    def step(self, actions: Any, *, resets: Flags | None = None, autoreset: bool = False) -> None:
-        """Begin a step of all envs.
+    def put_actions(self, actions: Any, ignored: Flags | None = None) -> None:
+        """Lay down the actions of the next step. Nothing is sent yet, whatever goes wrong here.
 
         Args:
-            actions: one per env; see `ActionWriter`.
+            actions: one per env.
+            ignored: bool[N], envs that will not step.
+
+        Raises:
+            ValueError, TypeError: the actions do not fit; see `ActionWriter`.
+        """
+        self._actions.write(actions, ignored)
+
+    def step(self, *, resets: Flags | None = None, autoreset: bool = False) -> None:
+        """Begin a step of all envs with the actions that were put.
+
+        Args:
             resets: bool[N], envs that are reset without a seed instead; their actions are ignored.
             autoreset: whether envs whose episode ends are reset at once.
 
         Raises:
-            ValueError, TypeError: the actions do not fit. Nothing was sent then.
             WorkerError: a worker is dead, or does not read.
         """
-        self._actions.write(actions)
         verb = _STEP_AUTORESET if autoreset else _STEP
         for worker, block in enumerate(self._blocks):
             here = slice(block.start, block.stop)

@@ -19,6 +19,12 @@ from gymnasium.error import (
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from prl.adapters.arguments import (
+    ObservationMode,
+    check_observation_mode,
+    check_workers,
+    observation_spaces,
+)
 from prl.adapters.closing import Closing
 from prl.adapters.infos import as_vector
 from workers.arrays import Array, Flags
@@ -48,8 +54,8 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     Where it differs: an env that raises is a `WorkerEnvFailed` that names env, episode and step, and ends all
     workers, as the death of a worker does; observations have to be finite, in shape and kind those of their
-    space; actions are
-    converted to the dtype of the action space.
+    space; actions are converted to the dtype of the action space, and refused before anything is sent if
+    they are none of its choices or not finite.
 
     Args:
         env_fns: one function per env that returns it; all envs have the same spaces, made of numbers. The
@@ -58,7 +64,8 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         copy: of no effect: what is returned is always the caller's own.
         context, daemon: of no effect: workers are spawned, and end with this process.
         worker: must be None.
-        observation_mode: must be "same".
+        observation_mode: "same"; "different" if envs differ in the bounds of their observations; or two
+            spaces, of all envs and of a single one.
         autoreset_mode: when an env whose episode has ended is reset: in the next step, in the same step, or
             by the caller ("Disabled").
         max_concurrency: at most this many workers; None is no limit.
@@ -85,7 +92,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         context: str | None = None,
         daemon: bool = True,
         worker: None = None,
-        observation_mode: str = "same",
+        observation_mode: ObservationMode = "same",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_concurrency: int | None = None,
         *,
@@ -99,19 +106,15 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     ) -> None:
         self.closed = True  # until there is something to close
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        _check(worker, observation_mode, max_concurrency, num_workers)
-        factory, first = env_list_factory(list(env_fns))
+        num_workers = check_workers(worker, max_concurrency, num_workers)
+        factory, first = env_list_factory(list(env_fns), check_observation_mode(observation_mode))
         self.num_envs = len(factory.payloads)
         self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = first.render_mode
-        self.single_observation_space = factory.observation_space
         self.single_action_space = factory.action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._state = _State.DEFAULT
         self._was_reset = np.zeros(self.num_envs, np.bool_)
-        if max_concurrency is not None and num_workers != 0:
-            num_workers = max_concurrency if num_workers is None else min(num_workers, int(max_concurrency))
         self._remote: RemoteEnvs | None = RemoteEnvs(
             factory,
             num_workers=num_workers,
@@ -124,6 +127,13 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             pin_workers=pin_workers,
         )
         self.closed = False
+        with self._closing():
+            self.single_observation_space, self.observation_space = observation_spaces(
+                observation_mode, factory.observation_space, self.num_envs, self._spaces
+            )
+
+    def _spaces(self) -> Sequence[gym.Space[Any]]:
+        return self.call("observation_space")
 
     # Gymnasium's own vector envs override these by tuples that cannot be set, too.
     @property  # type: ignore[misc]
@@ -195,7 +205,8 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             to envs whose episode has ended depends on `autoreset_mode`.
 
         Raises:
-            ValueError, TypeError: the actions do not fit; nothing was sent then.
+            ValueError, TypeError: the actions do not fit the space, bounds of a Box apart. Nothing was sent
+                then, and the next `step` goes on as if this one had not been called.
             RuntimeError: autoreset is disabled and an env whose episode has ended was not reset.
         """
         self.step_async(actions)
@@ -214,8 +225,9 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 which = np.flatnonzero(ended).tolist()
                 raise RuntimeError(f"envs {which} have ended: reset them with a reset_mask first")
             resets = ended
-        with self._closing(ValueError, TypeError):
-            self._envs.step(actions, resets=resets, autoreset=mode is AutoresetMode.SAME_STEP)
+        self._envs.put_actions(actions, ignored=resets)
+        with self._closing():
+            self._envs.step(resets=resets, autoreset=mode is AutoresetMode.SAME_STEP)
         self._state = _State.STEP
 
     def step_wait(self, timeout: float | None = None) -> _Step:
@@ -243,7 +255,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _await(self, state: _State, name: str, timeout: float | None) -> None:
         self._require_open()
         if self._state is not state:
-            raise NoAsyncCallError(f"{name}_wait without {name}_async before it", name)
+            raise NoAsyncCallError(f"Calling `{name}_wait` without any prior call to `{name}_async`.", name)
         if timeout is None:
             return
         with self._closing():
@@ -314,11 +326,11 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """End all workers, in `close_timeout` seconds at most.
 
         Args:
-            timeout: of no effect.
-            terminate: whether something may be pending without a warning.
+            timeout, terminate: of no effect.
         """
-        if self._state is not _State.DEFAULT and not terminate:
-            logger.warn(f"close while {self._state.value}_wait is still to be called")
+        if self._state is not _State.DEFAULT:
+            pending = self._state.value
+            logger.warn(f"Calling `close` while waiting for a pending call to `{pending}` to complete.")
         remote, self._remote = self._remote, None  # with it goes the shared memory
         if remote is not None:
             remote.close()
@@ -339,7 +351,9 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if self._state is not state:
             pending = self._state.value
             raise AlreadyPendingCallError(
-                f"{method} while {pending}_async is pending: call {pending}_wait first", pending
+                f"Calling `{method}` while waiting for a pending call to `{pending}` to complete: "
+                f"call `{pending}_wait` first",
+                pending,
             )
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
@@ -373,20 +387,3 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _end(self) -> None:
         self._state = _State.DEFAULT
         self.close()
-
-
-def _check(
-    worker: object, observation_mode: object, max_concurrency: object, num_workers: int | None
-) -> None:
-    """Check the arguments that say how envs are run."""
-    if worker is not None:
-        raise ValueError("prl has workers of its own: worker must be None")
-    if observation_mode != "same":
-        raise ValueError(f"invalid `observation_mode`: it has to be 'same' here, got {observation_mode!r}")
-    if max_concurrency is not None:
-        if not isinstance(max_concurrency, int | np.integer):
-            raise ValueError(f"`max_concurrency` must be an integer or None, got {type(max_concurrency)}.")
-        if max_concurrency < 1:
-            raise ValueError(f"`max_concurrency` must be a positive or None, got {max_concurrency}.")
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers must be at least 0, got {num_workers}")

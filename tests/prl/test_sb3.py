@@ -180,11 +180,55 @@ def test_what_fails_is_named_and_ends_all_workers():
         VecEnv([Composite])
 
 
-def test_a_killed_worker_is_an_error_at_once():
-    env = VecEnv(TALKERS, num_workers=2)
+@pytest.mark.parametrize(
+    ("verb", "shared"),
+    [
+        (lambda env: env.step([0] * N), True),
+        (lambda env: env.step([0] * N), False),
+        (lambda env: env.reset(), True),
+        (lambda env: env.env_method("add", 1), True),
+    ],
+    ids=["step", "step, pipe", "reset", "env_method"],
+)
+def test_a_killed_worker_is_an_error_at_once(verb, shared):
+    env = VecEnv(TALKERS, num_workers=2, shared_memory=shared)
     env.reset()
     os.kill(env._envs.pool.worker_pids[0], signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(WorkerDied, match=r"worker 0 \(envs 0..1\) died with signal SIGKILL"):
-        env.step([0] * N)
+        verb(env)
+    env.close()
     assert time.monotonic() - start < 5
+    with pytest.raises(RuntimeError, match="this VecEnv is closed"):
+        verb(env)
+
+
+def test_after_a_refused_action_the_envs_go_on_as_if_it_had_not_been():
+    dummy, env = DummyVecEnv(TALKERS), VecEnv(TALKERS, num_workers=2)
+    for vec_env in (dummy, env):
+        vec_env.seed(3)
+    assert_same(dummy.reset(), env.reset())
+    for _ in range(10):
+        with pytest.raises(ValueError, match=r"env 2: the action 4 is not in the action space Discrete\(4\)"):
+            env.step(np.array([0, 1, 4, 3]))
+        assert_same(dummy.step(np.array([0, 1, 2, 3])), env.step(np.array([0, 1, 2, 3])))
+    env.close()
+
+
+def test_what_comes_out_of_order_is_refused():
+    env = VecEnv(TALKERS, num_workers=2)
+    with pytest.raises(RuntimeError, match="step_wait without step_async before it"):
+        env.step_wait()
+    env.seed(3)
+    first = env.reset()
+    env.step_async([0] * N)
+    for wrong in (lambda: env.step_async([0] * N), lambda: env.env_method("add", 1)):
+        with pytest.raises(RuntimeError, match="while a step is pending: call step_wait first"):
+            wrong()
+    env.step_wait()
+    env.step_async([0] * N)
+    env.seed(3)
+    np.testing.assert_array_equal(env.reset(), first)  # waits for the step
+    env.close()
+    with pytest.raises(RuntimeError, match="this VecEnv is closed"):
+        env.step_wait()

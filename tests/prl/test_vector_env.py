@@ -13,9 +13,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from adapter_envs import Breaks, Composite, Custom, CustomError, Talker, assert_same
+from adapter_equality import KINDS, POOLS, N, cart_pole, check_equal
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RecordEpisodeStatistics
 
 import prl
 from prl import LegacyInfos
@@ -28,68 +28,7 @@ from workers.testing import ProbeEnv
 VectorEnv = functools.partial(prl.VectorEnv, close_timeout=60.0)
 make_vec = prl.make_vec
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-N = 5
-
-
-def with_statistics(length):
-    return RecordEpisodeStatistics(Talker(length))
-
-
-def cart_pole(length):
-    return RecordEpisodeStatistics(gym.make("CartPole-v1", max_episode_steps=length))
-
-
-def cheetah(length):
-    pytest.importorskip("mujoco")
-    return gym.make("HalfCheetah-v5", max_episode_steps=length)
-
-
-KINDS = {
-    "talker": [functools.partial(Talker, length=3 + i) for i in range(N)],
-    "statistics": [functools.partial(with_statistics, 4 + i) for i in range(N)],
-    "composite": [Composite] * N,
-    "cartpole": [functools.partial(cart_pole, 15 + i) for i in range(N)],
-    "cheetah": [functools.partial(cheetah, 15 + i) for i in range(N)],
-}
-POOLS = {
-    "local": {"num_workers": 0},
-    "shared-1": {"num_workers": 1},
-    "shared-2": {"num_workers": 2},
-    "shared-3": {"num_workers": 3},
-    "pipe-1": {"num_workers": 1, "shared_memory": False},
-    "pipe-2": {"num_workers": 2, "shared_memory": False},
-    "pipe-3": {"num_workers": 3, "shared_memory": False},
-}
 TALKERS = KINDS["talker"]
-
-
-def check_equal(kind, pool, steps):
-    """All modes, one after the other: `autoreset_mode` is what `step` looks at."""
-    if kind == "cheetah":
-        pytest.importorskip("mujoco")
-    expected, found = SyncVectorEnv(KINDS[kind]), VectorEnv(KINDS[kind], **POOLS[pool])
-    try:
-        for mode in AutoresetMode:
-            expected.autoreset_mode = found.autoreset_mode = mode
-            assert_same(expected.reset(seed=7), found.reset(seed=7))
-            expected.action_space.seed(3)
-            for _ in range(steps):
-                actions = expected.action_space.sample()
-                returned = expected.step(actions)
-                assert_same(returned, found.step(actions))
-                ended = returned[2] | returned[3]
-                if mode is AutoresetMode.DISABLED and ended.any():
-                    resets = [env.reset(options={"reset_mask": ended}) for env in (expected, found)]
-                    assert_same(*resets)
-            # Without a seed all generators go on.
-            assert_same(expected.reset(), found.reset())
-            assert_same(expected.np_random_seed, found.np_random_seed)
-            draws = [[generator.random() for generator in env.np_random] for env in (expected, found)]
-            assert draws[0] == draws[1]
-    finally:
-        expected.close()
-        found.close()
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -97,9 +36,11 @@ def test_it_equals_sync_vector_env_on_any_pool(pool):
     check_equal("talker", pool, 100)
 
 
-@pytest.mark.parametrize("kind", ["statistics", "composite", "cartpole", "cheetah"])
+@pytest.mark.parametrize("kind", ["statistics", "dict", "tuple", "cartpole", "cheetah"])
 @pytest.mark.parametrize("pool", ["local", "pipe-2", "shared-2"])
 def test_it_equals_sync_vector_env_for_any_env(kind, pool):
+    if kind == "cheetah":
+        pytest.importorskip("mujoco")
     check_equal(kind, pool, 100)
 
 
@@ -200,7 +141,13 @@ def test_actions_may_be_lists_and_other_integers(local):
         ([0, 1], ValueError, "one action per env is needed: 5, got 2"),
         ([0] * 6, ValueError, "one action per env is needed: 5, got 6"),
         (1, TypeError, "one action per env is needed, got 1"),
-        ([0.5] * N, ValueError, "actions of dtype float64 do not fit the space, which has int64"),
+        (
+            [0, 0.5, 1, 2, 3],
+            ValueError,
+            r"env 1: the action .*0.5.* does not fit the action space Discrete\(4\)",
+        ),
+        ([0, 1, 2, 4, 0], ValueError, r"^env 3: the action 4 is not in the action space Discrete\(4\)$"),
+        (["a"] * N, TypeError, "one action per env is needed, got"),
         ([[0, 1]] * N, ValueError, r"actions of shape \(5, 2\), expected \(5,\)"),
     ],
 )
@@ -209,6 +156,24 @@ def test_wrong_actions_are_refused_and_nothing_is_sent(local, actions, error, me
     with pytest.raises(error, match=message):
         local.step(actions)
     local.step([0] * N)
+
+
+def test_after_a_refused_action_the_envs_go_on_as_if_it_had_not_been(env):
+    sync = SyncVectorEnv(TALKERS)
+    assert_same(sync.reset(seed=2), env.reset(seed=2))
+    ended = np.zeros(N, bool)
+    resets = 0
+    for _ in range(30):
+        with pytest.raises(ValueError, match=r"env \d: the action 9 is not in"):
+            env.step([9] * N)
+        # The action of an env that is reset instead is nobody's business.
+        actions = np.where(ended, 9, 1)
+        resets += ended.any()
+        returned = sync.step(actions)
+        assert_same(returned, env.step(actions))
+        ended = returned[2] | returned[3]
+    assert resets
+    sync.close()
 
 
 def test_without_autoreset_an_ended_env_cannot_step():
@@ -280,9 +245,9 @@ def test_without_infos_there_are_none():
 
 def test_the_asynchronous_verbs(env):
     env.reset_async(seed=3)
-    with pytest.raises(AlreadyPendingCallError, match="step_async while reset_async is pending"):
+    with pytest.raises(AlreadyPendingCallError, match=r"Calling `step_async` while waiting for a .* `reset`"):
         env.step_async([0] * N)
-    with pytest.raises(NoAsyncCallError, match="call_wait without call_async"):
+    with pytest.raises(NoAsyncCallError, match="Calling `call_wait` without any prior call to `call_async`"):
         env.call_wait()
     first = env.reset_wait(timeout=60)
     assert_same(first, env.reset(seed=3))
@@ -290,7 +255,7 @@ def test_the_asynchronous_verbs(env):
     with pytest.raises(AlreadyPendingCallError):
         env.reset()
     env.step_wait()
-    with pytest.raises(NoAsyncCallError, match="step_wait without step_async"):
+    with pytest.raises(NoAsyncCallError, match="Calling `step_wait` without any prior call"):
         env.step_wait()
     env.call_async("length")
     assert env.call_wait(timeout=60) == (3, 4, 5, 6, 7)
@@ -329,7 +294,7 @@ def test_close_ends_a_step_that_hangs(tmp_path):
     env.reset(seed=0)
     env.step_async([0, 0])
     start = time.monotonic()
-    with pytest.warns(UserWarning, match="close while step_wait is still to be called"):
+    with pytest.warns(UserWarning, match="Calling `close` while waiting for a pending call to `step`"):
         env.close()
     assert time.monotonic() - start < 20
     env.close()
@@ -347,23 +312,46 @@ def test_an_env_that_breaks_is_named_and_ends_all_workers():
     assert env.closed
 
 
-def step_twice(env, pending):
-    """The answer to a pending step may have been there before the worker died."""
-    if pending:
-        env.step_wait()
+VERBS = {
+    "step": lambda env: env.step([0] * N),
+    "reset": lambda env: env.reset(),
+    "partial reset": lambda env: env.reset(options={"reset_mask": np.arange(N) == 4}),
+    "call": lambda env: env.call("add", 1),
+    "set_attr": lambda env: env.set_attr("length", 5),
+}
+
+
+def killed(env, worker):
+    os.kill(env._envs.pool.worker_pids[worker], signal.SIGKILL)
+    return time.monotonic()
+
+
+@pytest.mark.parametrize(("verb", "shared"), [*((verb, True) for verb in VERBS), ("step", False)])
+def test_a_killed_worker_is_an_error_at_once(verb, shared):
+    env = VectorEnv(TALKERS, num_workers=2, shared_memory=shared)
+    env.reset(seed=0)
+    start = killed(env, worker=1)
+    with pytest.raises(WorkerDied, match=r"worker 1 \(envs 2..4\) died with signal SIGKILL"):
+        VERBS[verb](env)
+    env.close()
+    assert time.monotonic() - start < 5
+    assert env.closed
+    with pytest.raises(ClosedEnvironmentError, match="an env or worker that fails closes it, too"):
+        VERBS[verb](env)
+
+
+def step_again(env):
+    env.step_wait()
     env.step([0] * N)
 
 
-@pytest.mark.parametrize("pending", [False, True])
-def test_a_killed_worker_is_an_error_at_once(pending):
+def test_a_worker_that_is_killed_while_it_answers_is_an_error_at_once():
     env = VectorEnv(TALKERS, num_workers=2)
     env.reset(seed=0)
-    if pending:
-        env.step_async([0] * N)
-    os.kill(env._envs.pool.worker_pids[1], signal.SIGKILL)
-    start = time.monotonic()
-    with pytest.raises(WorkerDied, match=r"worker 1 \(envs 2..4\) died with signal SIGKILL"):
-        step_twice(env, pending)
+    env.step_async([0] * N)
+    start = killed(env, worker=0)
+    with pytest.raises(WorkerDied, match=r"worker 0 \(envs 0..1\) died with signal SIGKILL"):
+        step_again(env)  # the answer may have been there before
     assert time.monotonic() - start < 5
     assert env.closed
 
@@ -380,7 +368,6 @@ def test_a_function_that_cannot_be_sent_is_named(tmp_path):
         ({"env_fns": [3]}, EnvError, "a list of functions is needed .* one is a int"),
         ({"env_fns": [Talker, Composite]}, WorkerEnvFailed, "env 1: its observation_space is Dict"),
         ({"worker": print}, ValueError, "worker must be None"),
-        ({"observation_mode": "different"}, ValueError, "invalid `observation_mode`"),
         ({"max_concurrency": 0}, ValueError, "`max_concurrency` must be a positive"),
         ({"num_workers": -1}, ValueError, "num_workers must be at least 0, got -1"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),
