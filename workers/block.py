@@ -11,6 +11,7 @@ from workers.arrays import Array
 from workers.env_compare import AnyEnv
 from workers.envs import EnvFactory
 from workers.errors import USER_ERRORS, EnvFailure, describe, shown
+from workers.failed_episode import FailedEpisode
 from workers.final_infos import write_final_info
 from workers.global_random import GloballySeededEnv, never_draws_globally, seeded_globally
 from workers.infos import InfoRecorder, InfoTap
@@ -64,6 +65,7 @@ class EnvBlock:
         self._slab = slab
         self.first_env = first_env
         self._episode = [-1] * len(slab)
+        self._seeds = [0] * len(slab)  # of the episodes
         # The steps of an episode so far are the sum of the two: counting one is cheaper than counting all.
         self._steps = [0] * len(slab)
         self._full_steps = 0
@@ -228,6 +230,7 @@ class EnvBlock:
         options: Options = None,
     ) -> None:
         self._episode[row] += 1
+        self._seeds[row] = seed
         self._steps[row] = -self._full_steps
         asked = None if seed == NO_SEED else seed
         try:
@@ -275,10 +278,13 @@ class EnvBlock:
         self._fail(row, f"{call} raised {describe(error)}", error)
 
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
-        where = f"env {self.first_env + row}"
+        env, steps = self.first_env + row, self._steps[row] + self._full_steps
+        where = f"env {env}"
         if self._episode[row] >= 0:
-            where += f", episode {self._episode[row]}, step {self._steps[row] + self._full_steps}"
-        raise EnvFailure(" ".join(f"{where}: {what}".split())) from cause  # spaces print in several lines
+            where += f", episode {self._episode[row]}, step {steps}"
+        failure = EnvFailure(" ".join(f"{where}: {what}".split()))  # spaces print in several lines
+        failure.episode = FailedEpisode(env, self._seeds[row], steps)
+        raise failure from cause
 
 
 def _flags_of(terminated: Any, truncated: Any) -> int:

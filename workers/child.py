@@ -17,6 +17,7 @@ from workers.block_pool import BlockPool
 from workers.channel import Channel
 from workers.envs import EnvFactory
 from workers.errors import EnvFailure, describe, one_line
+from workers.failed_episode import encode
 from workers.frames import ROW_BYTES, ROW_DTYPE, SEED_BYTES, SEED_DTYPE, Frame, Kind, pack_rows, unpack_rows
 from workers.guest import Guest
 from workers.requests import RequestServer
@@ -206,10 +207,11 @@ class _Server:
 def _report(channel: Channel, incarnation: int, sequence: int, error: BaseException) -> None:
     """Tell the learner in text: an exception object may not be picklable, text always is."""
     if isinstance(error, EnvFailure):
-        summary, text = one_line(error), error.traceback
+        summary, text, failed = one_line(error), error.traceback, error.episode
     else:  # the text of other errors means little without their names ("3", "'x'")
-        summary, text = describe(error), "".join(traceback.format_exception(error))
-    payload = f"{summary}\0{text}".encode(errors="replace")
+        summary, text, failed = describe(error), "".join(traceback.format_exception(error)), None
+    texts = (each.replace("\0", "\\0").encode(errors="replace") for each in (summary, text))
+    payload = b"\0".join([*texts, encode(failed)])
     try:
         channel.send(Frame(Kind.ERROR, incarnation, sequence, payload), timeout=5.0)
     except OSError:  # the learner is gone; its own end is all there is to do

@@ -105,6 +105,9 @@ class ChangesEnvs(Protocol):
             ValueError: they are others.
         """
 
+    def made(self, env: int) -> Sequence[EnvCall]:
+        """The calls that an env has had, from the first on."""
+
     def get(self, env_ids: Ids, name: str) -> list[Any]:
         """An attribute of each of these envs, or of one of its wrappers.
 

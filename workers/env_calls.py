@@ -144,6 +144,10 @@ class EnvCalls:
         self.done[env] = len(calls)
         return missing
 
+    def made(self, env: int) -> Sequence[EnvCall]:
+        """See `ChangesEnvs`."""
+        return self.calls[: self.done[env]]
+
     def get(self, env_ids: Ids, name: str) -> list[Any]:
         """See `ChangesEnvs`."""
         call = EnvCall("attribute", name)

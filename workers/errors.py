@@ -6,6 +6,10 @@ import reprlib
 import signal
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.failed_episode import FailedEpisode
 
 USER_ERRORS = (Exception, SystemExit)
 """What an env may raise. `sys.exit()` in an env is a failure of the env, not an order to the learner."""
@@ -60,7 +64,12 @@ class EnvFailure(Exception):
     """One env broke its contract inside a worker: it raised, or returned something that is not valid.
 
     The message names env, episode and step; `__cause__` is the env's own exception, if it raised one.
+
+    Attributes:
+        episode: in which it happened; None if that is not known.
     """
+
+    episode: FailedEpisode | None = None
 
     @property
     def traceback(self) -> str:
@@ -87,7 +96,10 @@ class WorkerError(RuntimeError):
         exitcode: exit code of the process; negative is the signal that ended it; None if unknown.
         last_command: the last command sent to it ("start", "reset", "step", "close").
         traceback: the child's traceback as text, "" if it left none.
+        episode: in which an env failed; None if nobody knows which.
     """
+
+    episode: FailedEpisode | None = None
 
     def __init__(
         self,
@@ -109,7 +121,7 @@ class WorkerError(RuntimeError):
 
     def with_words(self, words: str) -> WorkerError:
         """An error of the same type whose message goes on with these words."""
-        return type(self)(
+        error = type(self)(
             f"{self.reason}; {words}",
             worker=self.worker,
             env_ids=self.env_ids,
@@ -117,6 +129,8 @@ class WorkerError(RuntimeError):
             last_command=self.last_command,
             traceback=self.traceback,
         )
+        error.episode = self.episode
+        return error
 
 
 class WorkerDied(WorkerError):

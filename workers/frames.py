@@ -58,7 +58,8 @@ class Kind(enum.IntEnum):
     RESULT = 12
     """The last piece of a guest's answer, or the answer to a REQUEST."""
     ERROR = 6
-    """Payload: the failure in one line, a zero byte, and the traceback, as UTF-8."""
+    """Payload: the failure in one line and the traceback, as UTF-8, and the episode in which an env has
+    failed (see `workers.failed_episode`), with zero bytes in between."""
 
 
 class Frame(NamedTuple):

@@ -96,13 +96,15 @@ class InlinePool:
         return nullcontext()
 
     def _failure(self, command: str, error: EnvFailure) -> WorkerEnvFailed:
-        return WorkerEnvFailed(
+        failed = WorkerEnvFailed(
             f"failed: {error}",
             worker=0,
             env_ids=range(self.num_envs),
             last_command=command,
             traceback=error.traceback,
         )
+        failed.episode = error.episode
+        return failed
 
     def close(self) -> None:
         """See `EnvPool.close`."""

@@ -64,6 +64,10 @@ class RecoveredCalls:
         """See `ChangesEnvs`."""
         self._calls.check(calls)
 
+    def made(self, env: int) -> Sequence[EnvCall]:
+        """See `ChangesEnvs`."""
+        return self._calls.calls[: self.had[env]]
+
     def get(self, env_ids: Ids, name: str) -> list[Any]:
         """See `ChangesEnvs`."""
         return self._until_done(lambda: self._calls.get(env_ids, name))

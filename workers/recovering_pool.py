@@ -14,6 +14,7 @@ import numpy as np
 from workers.arrays import Array, Ids
 from workers.episode_record import EpisodeCalls, EpisodeRecord
 from workers.errors import WorkerDied, WorkerError
+from workers.failed_episode import FORGOTTEN, FailedEpisode, LostEpisode
 from workers.guest import Bytes
 from workers.pool import Seeds, StepBatch
 from workers.process_pool import ProcessPool
@@ -31,25 +32,6 @@ _FAILED_TOGETHER = 8
 _NOTICES = 5
 """Restarts that are told of."""
 _NOBODY: Collection[int] = ()
-
-
-@dataclass(frozen=True)
-class LostEpisode:
-    """An episode that could not be brought back.
-
-    Attributes:
-        env: its index.
-        seed: it began with.
-        actions: [T, *A], its steps so far; the last may be the one that failed. None if forgotten.
-        reason: in one line.
-        traceback: of the env's own exception, as text; "" if there was none.
-    """
-
-    env: int
-    seed: int
-    actions: Array | None
-    reason: str
-    traceback: str
 
 
 @dataclass(frozen=True)
@@ -254,7 +236,7 @@ class RecoveringPool:
 
     def _repeat(self, env: int) -> None:
         if self._record.has_forgotten(env):
-            self._doom(env, None, "it is longer than replay_limit")
+            self._doom(self._known(env), "it is longer than replay_limit")
             return
         episode, alone = self._record.of(env), self._pool.env_alone(env)
         calls = self.env_calls.before(env, episode, alone)
@@ -262,9 +244,9 @@ class RecoveringPool:
         rewards = alone.repeat_with(episode.actions, calls, episode.calls)
         known = rewards[len(rewards) - len(episode.rewards) :]
         if len(rewards) != len(episode.actions) or (len(rewards) and self._pool.slab.flags[env]):
-            self._doom(env, episode.actions, "it ends earlier than it did")
+            self._doom(self._known(env), "it ends earlier than it did")
         elif known.tobytes() != episode.rewards.tobytes() or alone.obs.tobytes() != episode.obs.tobytes():
-            self._doom(env, episode.actions, "the env is not a function of seed and actions")
+            self._doom(self._known(env), "the env is not a function of seed and actions")
 
     def _carry_out(self, env: int, sent: _Sent) -> None:
         """One env's part of a command."""
@@ -287,20 +269,43 @@ class RecoveringPool:
         """
         sent = next((sent for sent in self._sent if env in sent.env_ids), None)
         if env < 0 or not self._record.plays(env) or self._doomed[env] or (sent and sent.actions is None):
+            if error.episode is None and sent is not None and sent.seeds is not None:  # of a reset
+                seed = int(sent.seeds[np.searchsorted(sent.env_ids, env)])
+                error.episode = FailedEpisode(env, seed, steps=0)
             raise error
         self._failed_in_a_row[env] += 1
         self._failed_since_an_end += 1
+        failed = self._known(env, sent, error.episode)
         if self._failed_in_a_row[env] > _FAILED_IN_A_ROW or self._failed_since_an_end > _FAILED_TOGETHER:
+            error.episode = failed
             raise error
-        actions = None if self._record.has_forgotten(env) else self._record.of(env).actions
-        if actions is not None and sent is not None and sent.actions is not None:
-            actions = np.concatenate([actions, sent.actions[np.searchsorted(sent.env_ids, env)][None]])
-        self._doom(env, actions, str(error), error.traceback)
+        self._doom(failed, str(error), error.traceback)
 
-    def _doom(self, env: int, actions: Array | None, reason: str, traceback: str = "") -> None:
-        self._doomed[env] = self._any_doomed = self._any_failures = True
-        seed = self._record.seed(env)
-        self.on_lost(LostEpisode(env, seed, actions, " ".join(reason.split()), traceback))
+    def _known(
+        self, env: int, sent: _Sent | None = None, reported: FailedEpisode | None = None
+    ) -> FailedEpisode:
+        """The running episode of an env as it is known.
+
+        Args:
+            env: its index.
+            sent: the command that it could not carry out.
+            reported: what its worker has said of its failure.
+        """
+        if reported is not None and reported.steps == 0:  # the reset after a step
+            return reported.with_calls(self.env_calls.made(env))
+        if self._record.has_forgotten(env):
+            return reported or FailedEpisode(env, self._record.seed(env), FORGOTTEN)
+        episode = self._record.of(env)
+        actions = episode.actions
+        if sent is not None and sent.actions is not None:
+            actions = np.concatenate([actions, sent.actions[np.searchsorted(sent.env_ids, env)][None]])
+        actions = actions[: reported.steps] if reported else actions
+        failed = FailedEpisode(env, episode.seed, len(actions), actions)
+        return failed.with_calls(self.env_calls.made(env), episode.calls)
+
+    def _doom(self, failed: FailedEpisode, reason: str, traceback: str = "") -> None:
+        self._doomed[failed.env] = self._any_doomed = self._any_failures = True
+        self.on_lost(LostEpisode(failed, " ".join(reason.split()), traceback))
 
     def restore(self, episodes: Sequence[tuple[int, int, Sequence[Array], Array, EpisodeCalls]]) -> Ids:
         """Bring envs of new processes into the middle of episodes; their workers have no command open.

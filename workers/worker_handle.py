@@ -23,6 +23,7 @@ from workers.errors import (
     WorkerTimeout,
     describe_exit,
 )
+from workers.failed_episode import decode
 from workers.frames import Frame, Kind
 from workers.output import Output
 from workers.processes import kill_group, kill_marked, new_mark
@@ -167,8 +168,7 @@ class WorkerHandle:
             self.stale_frames += 1
             return
         if frame.kind is Kind.ERROR:
-            summary, _, text = frame.payload.decode(errors="replace").partition("\0")
-            raise self._error(WorkerEnvFailed, f"failed: {summary}", text)
+            raise self._failure(frame.payload)
         if frame.kind is Kind.PROGRESS:
             self.built += 1
             self.progress_time = time.monotonic()
@@ -277,6 +277,14 @@ class WorkerHandle:
             f"did not close within {timeout:g} s and was killed; if closing its envs takes long, raise "
             "close_timeout",
         )
+
+    def _failure(self, payload: bytes) -> WorkerError:
+        """The error that an ERROR frame tells of."""
+        summary, text, episode = (*payload.split(b"\0", 2), b"", b"")[:3]
+        what = f"failed: {summary.decode(errors='replace')}"
+        error = self._error(WorkerEnvFailed, what, text.decode(errors="replace"))
+        error.episode = decode(episode)
+        return error
 
     def _error(self, kind: type[WorkerError], reason: str, text: str = "") -> WorkerError:
         return kind(

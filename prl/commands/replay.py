@@ -22,6 +22,7 @@ from prl.run.crash_file import PACKAGES, Crash, read_crash
 from prl.run.crash_replay import Replay, Replayed
 from prl.run.files import versions
 from workers.errors import EnvFailure
+from workers.exam_checks import counted
 
 _REPEATED = 0
 _FAILED = 1
@@ -94,6 +95,13 @@ def _introduction(crash: Crash, config: ReplayConfig, env_id: str) -> Iterator[s
     count = "?" if crash.actions is None else len(crash.actions)
     yield f"replay: {env_id}, env {crash.env}, seed {crash.seed}, {count} actions"
     yield f"in the run: {crash.error}"
+    if crash.calls:
+        yield f"with {counted(len(crash.calls), 'call')} that changed the env"
+    if crash.missing_calls:
+        yield (
+            f"{counted(crash.missing_calls, 'call')} that changed the env are not in the file, so the "
+            "episode may go otherwise"
+        )
     here = versions(PACKAGES)
     for name, version in crash.versions.items():
         if name in here and here[name] != version:

@@ -47,8 +47,9 @@ class TrainConfig(PPOConfig):
         num_envs: number of environments; part of what a seed means. auto measures a few numbers for some
             seconds before the run, and takes the fewest envs that train nearly as fast as any.
         num_workers: worker processes that host them; null takes one per usable core, 0 steps all envs in
-            the learner's own process, auto measures like num_envs. What was measured to be best is written to
-            config.yaml in place of auto, together with who acts. `prl tune-speed` shows the figures.
+            the learner's own process, where the first failure of an env ends the run, auto measures like
+            num_envs. What was measured to be best is written to config.yaml in place of auto, together with
+            who acts. `prl tune-speed` shows the figures.
         num_groups: envs act and step in this number of groups; part of what a seed means. null takes as many
             as make groups of at most 16 envs.
         acting: learner exchanges actions and observations with the workers in every step; worker lets the

@@ -40,6 +40,9 @@ class Checkpointing(Protocol):
     def state_of(self, trainer: Trainer) -> dict[str, Any]:
         """A copy of a trainer's state, at least of its policy, which is at `["learner"]["policy"]`."""
 
+    def at_the_beginning(self, point: SafePoint) -> None:
+        """A new run has not yet done anything; a killed one goes on from there."""
+
     def after_update(self, point: SafePoint) -> None:
         """A safe point is reached; it is written if it is time to."""
 
@@ -59,6 +62,9 @@ class NoCheckpoints:
     def state_of(self, trainer: Trainer) -> dict[str, Any]:
         """See `Checkpointing`."""
         return {"learner": {"policy": copied(trainer.learner.policy.state_dict())}}
+
+    def at_the_beginning(self, point: SafePoint) -> None:
+        """See `Checkpointing`."""
 
     def after_update(self, point: SafePoint) -> None:
         """See `Checkpointing`."""
@@ -117,6 +123,10 @@ class Checkpointer:
         state = trainer.state_dict()
         self._seconds += time.perf_counter() - began
         return state
+
+    def at_the_beginning(self, point: SafePoint) -> None:
+        """See `Checkpointing`."""
+        self._write(point)
 
     def after_update(self, point: SafePoint) -> None:
         """See `Checkpointing`. A new best policy is written in any case: that checkpoint is kept."""

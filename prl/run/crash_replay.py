@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+import numpy as np
+
 from learner.settings import ConfigError
 from prl.run.crash_file import Crash
 from workers.block import EnvBlock
+from workers.env_call import results_of
+from workers.env_calls import change_request
 from workers.envs import EnvFactory
-from workers.errors import EnvFailure
+from workers.errors import EnvCallError, EnvFailure, one_line
+from workers.failed_episode import BEFORE
+from workers.requests import RequestServer
 from workers.slab import SlabLayout
 
 _STDERR = 2
@@ -50,7 +56,7 @@ class Replay:
             stacks of all threads on stderr.
 
     Raises:
-        ConfigError: the crash has no actions, or none that fit the env.
+        ConfigError: the crash has no actions, or none that fit the env; by `run`, a call cannot be repeated.
     """
 
     def __init__(self, crash: Crash, factory: EnvFactory, step_timeout: float = 60.0) -> None:
@@ -58,7 +64,8 @@ class Replay:
         if crash.actions is None:
             raise ConfigError("the episode cannot be replayed: its actions were too many to be kept")
         self._actions, want = crash.actions, self._slab.action
-        fits = self._actions.shape[1:] == want.shape[1:] and self._actions.dtype == want.dtype
+        is_cast = np.can_cast(self._actions.dtype, want.dtype, "same_kind")  # as the rows of a pool are
+        fits = self._actions.shape[1:] == want.shape[1:] and is_cast
         if len(self._actions) and not fits:
             found = f"{self._actions.dtype} of shape {self._actions.shape[1:]}"
             raise ConfigError(
@@ -85,11 +92,13 @@ class Replay:
         try:
             with _deadline(self._timeout):
                 self._block = EnvBlock(self._factory, self._crash.env, self._slab)
+            self._make_calls(self._block, BEFORE)
             if not len(self._actions):
                 before_last()
             with _deadline(self._timeout):
                 self._block.reset([0], [self._crash.seed])
             for steps, action in enumerate(self._actions):
+                self._make_calls(self._block, steps)
                 if steps + 1 == len(self._actions):
                     before_last()
                 self._slab.action[0] = action
@@ -100,6 +109,21 @@ class Replay:
         except EnvFailure as failure:
             return Replayed(steps, failure, ended=False)
         return Replayed(len(self._actions), None, ended=False)
+
+    def _make_calls(self, block: EnvBlock, place: int) -> None:
+        """Make the calls that the env had at this place.
+
+        Raises:
+            ConfigError: one raises.
+        """
+        calls = [call for at, call in self._crash.calls if at == place]
+        if not calls:
+            return
+        try:
+            with _deadline(self._timeout):
+                results_of(RequestServer(block, self._slab, shared=True).answer(change_request([0], calls)))
+        except EnvCallError as error:
+            raise ConfigError(f"the calls of the run cannot be repeated: {one_line(error)}") from error
 
 
 @contextlib.contextmanager

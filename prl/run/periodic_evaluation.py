@@ -13,6 +13,7 @@ import numpy as np
 from learner.policy import ActorCritic
 from prl.run.sinks import Sink
 from prl.training.evaluate import Episode, evaluate, mean_infos
+from prl.training.failures import add_calls
 from workers.env_call import EnvCall
 from workers.errors import WorkerError
 from workers.pool import ChangeablePool
@@ -210,6 +211,7 @@ class PeriodicEvaluation:
                 self._policy, schedule.pool, self._seeds, max_episode_steps=schedule.max_episode_steps
             )
         except WorkerError as error:
+            add_calls(error, schedule.pool)
             error.args = (f"in the evaluation, {error}",)  # its env and episode numbers are not training's
             raise
         return Evaluation(timesteps, tuple(episodes))

@@ -79,7 +79,10 @@ class Recorder:
         self._evaluation_sinks: list[Sink] = []
 
     def begin(self) -> None:
-        """Open the sinks. If that fails, `finish` closes those that are open, and the caller's."""
+        """Open the sinks; a new run writes its first checkpoint.
+
+        If opening them fails, `finish` closes those that are open, and the caller's.
+        """
         self._start_trackers()
         self._start = time.perf_counter()  # the user may have been asked for a password
         self._sinks.append(
@@ -97,6 +100,11 @@ class Recorder:
                 so_far=self._begun.evaluations,
                 env_calls=self._trainer.evaluation_calls,
             )
+        if self._point is None:
+            state = self._checkpoints.state_of(self._trainer)
+            written = run_state(state, self._begun.evaluations, self._seconds())
+            self._point = SafePoint(self._begun.timesteps, self._begun.updates, written)
+            self._checkpoints.at_the_beginning(self._point)
 
     def _start_trackers(self) -> None:
         """Before the progress bar, since tools print how to look at a run."""

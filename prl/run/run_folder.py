@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shlex
 import sys
 import time
@@ -15,19 +16,36 @@ from typing import Any
 from learner.fingerprint import fingerprint
 from learner.policy import ActorCritic
 from learner.settings import ConfigError
-from prl.run.files import replace_file, replace_json, versions
+from prl.run.files import WriteError, replace_file, replace_json, versions
 from prl.run.lock import FolderLock
 from prl.run.weights import save_weights
 
 WEIGHTS = "weights"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
+_COMMAND = "command.txt"
 _PACKAGES = ("prl", "torch", "gymnasium", "numpy", "cloudpickle", "safetensors")
 
 
 def here_and_now() -> dict[str, str]:
     """The versions of what computes here, and the fingerprint of this machine's arithmetic."""
     return {**versions(_PACKAGES), "fingerprint": fingerprint()}
+
+
+def holds_results(path: Path) -> bool:
+    """Whether something of a run is recorded: a checkpoint, an update, or its end.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if any((path / name).exists() for name in ("summary.json", WEIGHTS, BEST)):
+        return True
+    progress, checkpoints = path / "progress.csv", path / CHECKPOINTS
+    if progress.exists() and progress.stat().st_size:
+        return True
+    if not checkpoints.is_dir():
+        return os.path.lexists(checkpoints)
+    return any(not name.startswith(".") for name in os.listdir(checkpoints))  # those are half written
 
 
 class RunFolder:
@@ -37,42 +55,55 @@ class RunFolder:
     `keep` was called.
 
     Args:
-        path: made if need be; must not hold a run.
+        path: made if need be; must not hold a run, unless that was killed before anything was recorded.
 
     Raises:
         ConfigError: it holds a run already, or cannot be written; nothing is left behind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, can_go_on: bool = True) -> None:
         self.path = path.absolute()  # an env may change the working directory
         self._kept = False
         self._lock: FolderLock | None = None
         with self._written():
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"run_folder {path} is not a folder")
-            if (path / "progress.csv").exists() or (path / "summary.json").exists():
-                raise ConfigError(_taken(path))
+            if holds_results(path):
+                raise ConfigError(_taken(path, can_go_on))
             self.path.mkdir(parents=True, exist_ok=True)
-            # "x": if two runs start at once, one of them gets the folder.
-            try:
-                file = (self.path / "command.txt").open("x")
-            except FileExistsError:
-                raise ConfigError(_taken(path)) from None
-        with self._written(), file:
-            self._lock = FolderLock(self.path / "command.txt")
-            file.write(_command_line())
-            file.flush()
-            about = here_and_now()
-            (self.path / "versions.json").write_text(json.dumps(about, indent=2) + "\n")
+            is_new = self._is_new()
+        with self._written():
+            self._lock = FolderLock(self.path / _COMMAND)
+            if not is_new and (holds_results(path) or not self._lock.is_held):
+                self._release()
+                raise ConfigError(_taken(path, can_go_on))
+            # The command last: with text in it, but no versions beside it, the file is not one of ours.
+            (self.path / "versions.json").write_text(json.dumps(here_and_now(), indent=2) + "\n")
+            (self.path / _COMMAND).write_text(_command_line())
+
+    def _is_new(self) -> bool:
+        """Make the file that stands for the folder's use; whether it was not there.
+
+        Raises:
+            ConfigError: it was, and is not what a run has left that was killed.
+        """
+        command = self.path / _COMMAND
+        try:
+            command.open("x").close()  # "x": if two runs start at once, it is new to one of them
+        except FileExistsError:
+            if command.stat().st_size and not (self.path / "versions.json").is_file():
+                raise ConfigError(_taken(self.path)) from None
+            return False
+        return True
 
     def write_config(self, text: str) -> None:
-        """`config.yaml`, with which `train.py --config` does this run again.
+        """`config.yaml`, with which `train.py --config` does this run again. Replaced in one step.
 
         Raises:
             ConfigError: it cannot be written.
         """
         with self._written():
-            (self.path / "config.yaml").write_text(text)
+            replace_file(self.path / "config.yaml", text)
 
     def write_spaces(self, text: str) -> None:
         """`spaces.json`, what the policy takes and gives: with it `prl.load` needs no env.
@@ -81,7 +112,7 @@ class RunFolder:
             ConfigError: it cannot be written.
         """
         with self._written():
-            (self.path / "spaces.json").write_text(text)
+            replace_file(self.path / "spaces.json", text)
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -90,7 +121,9 @@ class RunFolder:
             yield
         except OSError as error:
             self.discard()
-            raise ConfigError(f"cannot write run_folder {self.path}: {error.strerror or error}") from error
+            cause = error.__cause__ if isinstance(error, WriteError) else error
+            reason = getattr(cause, "strerror", None) or error
+            raise ConfigError(f"cannot write run_folder {self.path}: {reason}") from error
 
     def __enter__(self) -> RunFolder:
         return self
@@ -111,7 +144,7 @@ class RunFolder:
     def discard(self) -> None:
         """Remove what was written before the run began, so that the folder can be used again."""
         with contextlib.suppress(OSError):
-            for name in ("command.txt", "versions.json", "config.yaml", "spaces.json"):
+            for name in ("versions.json", "config.yaml", "spaces.json", _COMMAND):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()  # fails if it holds other files, which stay
         self._release()
@@ -148,6 +181,9 @@ class ResumedFolder(RunFolder):
     Args:
         path: holds a run.
 
+    Attributes:
+        holds_results: whether something of the run is recorded; if not, it was killed as it began.
+
     Raises:
         ConfigError: it does not, cannot be written, or another run writes to it.
     """
@@ -160,8 +196,9 @@ class ResumedFolder(RunFolder):
         if not (path / "config.yaml").is_file():
             raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml")
         with self._written():
-            (self.path / "command.txt").touch()
-            self._lock = FolderLock(self.path / "command.txt")
+            (self.path / _COMMAND).touch()
+            self._lock = FolderLock(self.path / _COMMAND)
+            self.holds_results = holds_results(self.path)
 
     def write_config(self, text: str) -> None:
         """See `RunFolder`; it is written by `keep`."""
@@ -180,7 +217,7 @@ class ResumedFolder(RunFolder):
         with self._written():
             for name, text in self._texts.items():
                 replace_file(self.path / name, text)
-            with (self.path / "command.txt").open("a") as file:
+            with (self.path / _COMMAND).open("a") as file:
                 file.write(_command_line())
             (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -193,8 +230,9 @@ def _command_line() -> str:
     return shlex.join([sys.executable, *sys.argv]) + "\n"
 
 
-def _taken(path: Path) -> str:
-    return f"run_folder {path} holds a run already; choose another, remove it, or go on with --resume"
+def _taken(path: Path, can_go_on: bool = True) -> str:
+    ways = "choose another, remove it, or go on with --resume" if can_go_on else "choose another or remove it"
+    return f"run_folder {path} holds a run already; {ways}"
 
 
 def make_run_folder(parent: Path, env_id: str, seed: int) -> Path:

@@ -108,7 +108,8 @@ def train(
     if config.rollout == "episodes":
         check_trainable(factory)
     with _run_folder(config, here, resume) as folder:
-        past = None if resume is None else Resumption(folder.path, _checkpoints(folder, config))
+        folder.write_config(_saved(config))  # at once: the run may be killed while something is measured
+        past, messages = _past(folder, config), [*messages, *_of_beginning(folder)]
         device = pick_device(config.device) if past is None else past.device(config.device)
         policy = build_policy(factory, config).to(device)
         config, measured = settled(config, factory)
@@ -116,8 +117,7 @@ def train(
         about = about_run(config, policy)
         if past is not None:
             past.check(about)
-        # The folder's name is left out: the saved config repeats the run in another folder.
-        folder.write_config(to_yaml(dataclasses.replace(config, run_folder=None)))
+        folder.write_config(_saved(config))
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
@@ -147,8 +147,9 @@ def _run(
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         torch.manual_seed(config.seed)
         kit = players_of(config, policy)
-        pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
         crashes = CrashFolder(folder.path / CRASHES, config)
+        stack.enter_context(crashes.keeps_the_last())
+        pool = stack.enter_context(build_pool(config, factory, config.envs, kit))
         if isinstance(pool, RecoveringPool):
             pool.on_lost = crashes.keep_lost
         trainer = _trainer(config, policy, build_players(pool, kit))
@@ -168,7 +169,7 @@ def _run(
             )
         except (Stopped, KeyboardInterrupt, WorkerError):
             written = checkpoints.summary()["checkpoint"]
-            if written is not None:
+            if written:  # that of the beginning is not worth a line
                 log(f"checkpoint at {written:,} steps; --resume {folder.path} goes on from there")
             raise
 
@@ -184,6 +185,28 @@ def _config_of(config: TrainConfig | None, resume: str | os.PathLike[str] | None
     if config.run_folder is not None and Path(config.run_folder).absolute() != Path(resume).absolute():
         raise ConfigError(f"a run goes on in its own folder: run_folder cannot be {config.run_folder}")
     return config
+
+
+def _saved(config: TrainConfig) -> str:
+    """As YAML. The folder's name is left out: the saved config repeats the run in another folder."""
+    return to_yaml(dataclasses.replace(config, run_folder=None))
+
+
+def _past(folder: RunFolder, config: TrainConfig) -> Resumption | None:
+    """From where a run goes on; None if it begins, or was killed as it began.
+
+    Raises:
+        ConfigError: none of its checkpoints can be read.
+    """
+    if isinstance(folder, ResumedFolder) and folder.holds_results:
+        return Resumption(folder.path, _checkpoints(folder, config))
+    return None
+
+
+def _of_beginning(folder: RunFolder) -> list[str]:
+    if isinstance(folder, ResumedFolder) and not folder.holds_results:
+        return [f"{folder.path} was interrupted before its first checkpoint: it begins at its beginning"]
+    return []
 
 
 def _checkpoints(folder: RunFolder, config: TrainConfig) -> Checkpoints:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prl.training.failures import add_what_came_before
 from prl.training.group_round import GroupRollout
 from prl.training.players import Players, Weights
 from prl.training.rounds import Round, RoundKind
 from workers.arrays import Ids
+from workers.errors import WorkerError
 from workers.seeding import Stream
 
 
@@ -43,10 +45,17 @@ class Collector:
             weights: act.
             following: act in the next batch, which each group begins as soon as it has done its part of this
                 one and it is certain that this batch is full with the present round. None: nobody does.
+
+        Raises:
+            WorkerError: see `Players.play`; if an env failed, it says what has led there.
         """
         steps = 0
         while steps < self.batch_size:
-            played = self._round(weights, following, steps)
+            try:
+                played = self._round(weights, following, steps)
+            except WorkerError as error:
+                add_what_came_before(error, self.players.pool, self.rounds)
+                raise
             steps += played.steps
             yield played
 

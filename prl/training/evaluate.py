@@ -15,6 +15,7 @@ import torch
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from prl.training.episode_infos import said
+from prl.training.failures import GivenActions
 from workers.errors import WorkerError
 from workers.final_infos import SUCCESS
 from workers.pool import EnvPool
@@ -202,13 +203,16 @@ def _play_batch(
     lost = np.zeros(len(seeds), np.bool_)
     infos: list[dict[str, float]] = [{} for _ in seeds]
     env_ids: Ids = np.arange(len(seeds))
+    given = GivenActions()
     pool.reset(env_ids, seeds)
     obs = pool.recv().obs
     while len(env_ids):
         if lengths[env_ids[0]] == max_episode_steps:  # all that still play have made the same number of steps
             break
-        pool.send(env_ids, actor.act(env_ids, obs))
-        batch = pool.recv()
+        actions = actor.act(env_ids, obs)
+        pool.send(env_ids, actions)
+        with given.told(env_ids, actions):
+            batch = pool.recv()
         returns[env_ids] += batch.reward
         lengths[env_ids] += 1
         lost[env_ids] |= batch.lost

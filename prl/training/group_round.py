@@ -16,7 +16,9 @@ import numpy as np
 from learner.arrays import Floats
 from learner.numpy_policy import Acts
 from learner.store import Rollout
+from prl.training.failures import add_actions, given_to
 from workers.arrays import Array, Flags, Ids
+from workers.errors import EnvFailure, WorkerError
 from workers.pool import EnvPool, StepBatch
 from workers.seeding import Stream, episode_seed, generator
 
@@ -161,7 +163,11 @@ def play_groups(
     remaining = len(groups)
     while remaining:
         before = time.perf_counter()
-        batch = pool.recv()
+        try:
+            batch = pool.recv()
+        except (EnvFailure, WorkerError) as error:
+            add_actions(error, lambda env: of_env[env].given_to(env) if env in of_env else None)
+            raise
         after = time.perf_counter()
         seconds.pool += after - before
         seconds.store += before - since
@@ -290,6 +296,11 @@ class _GroupRound:
         task, started = self.task, self._started
         seeds = [episode_seed(task.seed, int(task.env_ids[row]), int(started[row])) for row in rows]
         return np.array(seeds, np.int64)
+
+    def given_to(self, env: int) -> Array | None:
+        """The env actions [T, *A] that an env was given so far; None if there were none."""
+        rows = given_to(env, self._env_ids, self._actions)
+        return None if rows is None else self._acts.to_env(rows)
 
     def result(self) -> GroupRollout:
         """What came of the task."""

@@ -13,12 +13,15 @@ import pytest
 
 from prl.commands.main import dispatch
 from prl.config.train_config import TrainConfig
+from prl.run import crash_file as crash_files
 from prl.run import crash_replay
 from prl.run.build import build_factory
 from prl.run.crash_file import CrashFolder, read_crash
 from prl.run.crash_replay import Replay
+from workers.env_call import EnvCall
 from workers.envs import env_factory
 from workers.errors import WorkerEnvFailed
+from workers.failed_episode import FORGOTTEN, FailedEpisode
 from workers.inline_pool import InlinePool
 from workers.rows import pack
 from workers.testing import CompositeProbe, FaultWrapper, ProbeEnv
@@ -56,9 +59,36 @@ class CompositeFault(gym.Wrapper):
         raise ValueError(f"cannot {int(action['kind'])}")
 
 
+class Hardens(gym.Wrapper):
+    """Fails at its level, which calls raise."""
+
+    level = steps = 0
+
+    def __init__(self):
+        super().__init__(ProbeEnv())
+
+    def reset(self, **options):
+        self.steps = 0
+        return self.env.reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        if self.level >= 3:
+            raise ValueError(f"too hard in step {self.steps}")
+        return self.env.step(action)
+
+    def harden(self, by):
+        self.level += by
+
+
 @pytest.fixture(autouse=True)
 def registered():
-    envs = {FAULTY: faulty, "test/Draws-v0": DrawsGlobally, "test/Composite-v0": CompositeFault}
+    envs = {
+        FAULTY: faulty,
+        "test/Draws-v0": DrawsGlobally,
+        "test/Composite-v0": CompositeFault,
+        "test/Hardens-v0": Hardens,
+    }
     for name, entry_point in envs.items():
         gym.register(name, entry_point, max_episode_steps=100)
     yield
@@ -66,11 +96,20 @@ def registered():
         del gym.registry[name]
 
 
-def crash_file(
-    folder, fault="raise", actions=ACTIONS, config=None, error="step(3) raised ValueError: boom", **where
-):
+def failed(actions, calls=None):
+    steps = FORGOTTEN if actions is None else len(actions)
+    episode = FailedEpisode(
+        env=2, seed=SEED, steps=steps, actions=None if actions is None else np.array(actions)
+    )
+    return episode if calls is None else episode.with_calls(*calls)
+
+
+BOOM = "step(3) raised ValueError: boom"
+
+
+def crash_file(folder, fault="raise", actions=ACTIONS, config=None, error=BOOM, calls=None, **where):
     config = config or TrainConfig(env_id=FAULTY, env_kwargs={"fault": fault, **where})
-    return CrashFolder(folder, config).keep(env=2, seed=SEED, actions=actions, error=f"env 2: {error}")
+    return CrashFolder(folder, config).keep(failed(actions, calls), f"env 2: {error}")
 
 
 def replay(path, *flags):
@@ -130,10 +169,9 @@ def test_what_an_env_draws_from_global_generators_is_as_in_the_run(tmp_path, cap
         with pytest.raises(WorkerEnvFailed) as caught:
             play_on(pool, actions)
     np.random.seed(1)  # noqa: NPY002
-    path = CrashFolder(tmp_path, config).keep(
-        env=0, seed=SEED, actions=actions, error=str(caught.value), traceback=caught.value.traceback
-    )
-    assert len(actions) > 1
+    episode = caught.value.episode.with_actions(np.array(actions))
+    path = CrashFolder(tmp_path, config).keep(episode, str(caught.value), caught.value.traceback)
+    assert len(actions) == episode.steps > 1
     assert replay(path) == 1
     assert f"failed as in the run after {len(actions) - 1} steps" in capsys.readouterr().out
 
@@ -222,7 +260,7 @@ def test_other_versions_are_named(tmp_path, capsys):
 
 
 def test_another_env_may_be_named(tmp_path, capsys):
-    path = CrashFolder(tmp_path).keep(env=2, seed=SEED, actions=ACTIONS, error="env 2: boom")
+    path = CrashFolder(tmp_path).keep(failed(ACTIONS), "env 2: boom")
     assert replay(path) == 2
     assert "was handed over in Python: name it with --env-id" in capsys.readouterr().err
     assert replay(path, "--env-id", FAULTY) == 1
@@ -245,6 +283,40 @@ def test_settings_of_other_versions_are_passed_over(tmp_path):
     content["config"] = [*content["config"], "a_setting_of_tomorrow: 3"]
     path.write_text(json.dumps(content))
     assert replay(path) == 1
+
+
+# ---- calls that changed the env
+
+
+HARDER = [EnvCall("method", "harden", [1]), EnvCall("set", "level", [2]), EnvCall("method", "harden", [1])]
+
+
+def test_calls_are_repeated_between_the_same_steps(tmp_path, capsys):
+    config = TrainConfig(env_id="test/Hardens-v0")
+    path = crash_file(tmp_path, config=config, error="too hard in step 3", calls=(HARDER, [0, 2]))
+    assert replay(path) == 1
+    out = capsys.readouterr()
+    assert "with 3 calls that changed the env" in out.out.splitlines()
+    assert "failed after 2 steps" in out.out
+    assert "too hard in step 3" in out.err
+    path = crash_file(tmp_path, config=config, calls=(HARDER[:2], [0]))
+    assert replay(path) == 0
+
+
+def test_calls_that_are_not_in_the_file_are_told_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(crash_files, "_MAX_CALLS", 1)
+    config = TrainConfig(env_id="test/Hardens-v0")
+    assert replay(crash_file(tmp_path, config=config, calls=(HARDER, []))) == 0
+    assert "3 calls that changed the env are not in the file" in capsys.readouterr().out
+
+
+def test_a_call_that_cannot_be_repeated_is_one_line(tmp_path, capsys):
+    config = TrainConfig(env_id="test/Hardens-v0")
+    path = crash_file(tmp_path, config=config, calls=([EnvCall("method", "gone")], []))
+    assert replay(path) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("replay: the calls of the run cannot be repeated: env 2: gone() raised")
+    assert len(err.splitlines()) == 1
 
 
 # ---- bad input

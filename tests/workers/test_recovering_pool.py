@@ -189,6 +189,11 @@ def test_nested_observations_and_actions():
 # --- episodes that cannot be brought back -------------------------------------------------------------------
 
 
+def known(episode):
+    actions = None if episode.actions is None else episode.actions.tolist()
+    return episode.env, episode.seed, episode.steps, actions
+
+
 def lost_step(pool, t, env_ids=ALL, seeds=None):
     pool.send(env_ids, actions_for(env_ids, t), seeds)
     return pool.recv()
@@ -211,10 +216,7 @@ def test_an_env_that_is_no_function_of_its_seed_loses_its_episode(tmp_path):
         pool.reset(ALL[:2], SEEDS[:2])  # and then they play on
         pool.recv()
         assert not lost_step(pool, 0, ALL[:2]).lost.any()
-    assert [(one.env, one.seed, one.actions.tolist()) for one in lost] == [
-        (0, 57, [0]),
-        (1, 58, [3]),
-    ]
+    assert [known(one.episode) for one in lost] == [(0, 57, 1, [0]), (1, 58, 1, [3])]
     assert "not a function" in lost[0].reason
 
 
@@ -261,7 +263,7 @@ def test_a_step_that_fails_whenever_it_is_taken(fault, restarts):
         assert not lost_step(pool, 2, ALL[[0, 2, 3]]).lost.any()
         assert pool.restarts <= restarts
     (one,) = lost
-    assert (one.env, one.seed, one.actions.tolist()) == (1, 58, [3, 4])
+    assert known(one.episode) == (1, 58, 2, [3, 4])
     assert ("ValueError: boom" in one.traceback) == (fault == "raise")
 
 
@@ -276,18 +278,34 @@ def test_an_episode_beyond_the_limit_is_lost_and_memory_is_bounded():
         assert len(pool._record._steps) <= 64
         os.kill(pool.worker_pids[0], signal.SIGKILL)
         assert lost_step(pool, steps).lost.tolist() == [True, True, False, False]
-    assert [one.actions for one in lost] == [None, None]
+    assert [(one.episode.env, one.episode.actions) for one in lost] == [(0, None), (1, None)]
     assert "replay_limit" in lost[0].reason
 
 
 # --- what is not tried for ever -----------------------------------------------------------------------------
 
 
-def test_a_reset_that_fails_whenever_it_is_called_ends_the_run():
-    with pool_of(faulty("raise", stage="reset", seed=58)) as pool:
+@pytest.mark.parametrize(("fault", "kind"), [("raise", WorkerEnvFailed), ("sigkill", WorkerDied)])
+def test_a_reset_that_fails_whenever_it_is_called_ends_the_run(fault, kind):
+    with pool_of(faulty(fault, stage="reset", seed=58)) as pool:
         pool.reset(ALL, SEEDS)
-        with pytest.raises(WorkerEnvFailed, match=r"env 1.*boom"):
+        with pytest.raises(kind, match=r"env 1.*boom" if fault == "raise" else "SIGKILL") as caught:
             pool.recv()
+        assert known(caught.value.episode) == (1, 58, 0, None)
+
+
+def test_a_reset_that_fails_after_a_step_is_to_blame_and_not_the_episode_before_it():
+    lost, seeds = [], SEEDS.copy()
+    with pool_of(faulty("raise", stage="reset", seed=1234), lost=lost) as pool:
+        pool.reset(ALL, SEEDS)
+        pool.recv()
+        seeds[3] = 1234
+        lost_step(pool, 0, seeds=seeds)
+        lost_step(pool, 1, seeds=seeds)
+        with pytest.raises(WorkerEnvFailed, match="boom") as caught:
+            lost_step(pool, 2, seeds=seeds)
+    assert known(caught.value.episode) == (3, 1234, 0, None)
+    assert [known(one.episode) for one in lost] == [(3, 1234, 0, None)]
 
 
 def test_an_env_that_fails_in_every_episode_ends_the_run():
@@ -302,6 +320,7 @@ def test_an_env_that_fails_in_every_episode_ends_the_run():
         with pytest.raises(WorkerEnvFailed, match=r"step 2.*boom") as caught:
             play_on(pool)
         assert "boom" in caught.value.traceback
+        assert known(caught.value.episode) == (0, 60, 2, [0, 1])
 
 
 def test_a_constructor_that_fails_at_the_second_start(tmp_path):
