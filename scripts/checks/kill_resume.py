@@ -4,8 +4,8 @@
     python scripts/checks/kill_resume.py --trials 200 --no-resume     # only: orphans, and whether it loads
     python scripts/checks/kill_resume.py -- --env-id LunarLander-v3 --total-timesteps 8000
 
-After `--` come flags of `prl train`, in place of those of the modes. A run that is killed before its first
-checkpoint is begun again, as its user would do.
+After `--` come flags of `prl train`, in place of those of the modes. Every run is resumed, also one that was
+killed before its first checkpoint; one that has not yet written its settings is begun again in its folder.
 
 Exit code 1 if a process is left after 2 s, a checkpoint does not load, or weights differ.
 """
@@ -52,7 +52,7 @@ class Trial:
     """One kill.
 
     Attributes:
-        steps: of the newest checkpoint; 0 before the first.
+        steps: of the newest checkpoint; -1 before the first.
         orphans: processes that are left after 2 s.
         loads: whether all checkpoints do.
         is_same: whether the weights are those of the undisturbed run; None if it did not go on.
@@ -96,7 +96,7 @@ def _row(name: str, trials: Sequence[Trial]) -> str:
     cells = (
         name,
         len(trials),
-        sum(trial.steps == 0 for trial in trials),
+        sum(trial.steps < 0 for trial in trials),
         sum(trial.orphans for trial in trials),
         f"{sum(trial.loads for trial in trials)} of {len(trials)}",
         f"{sum(bool(trial.is_same) for trial in went_on)} of {len(went_on)}" if went_on else "-",
@@ -146,12 +146,10 @@ def _trial(run: Path, flags: Sequence[str], after: tuple[float | None, float], e
     found = Checkpoints(run / "checkpoints", 1).newest_first()
     loads = all(_loads(checkpoint) for checkpoint in found)
     same = None
-    if expected is not None and found:
-        same = _finished(run, ["--resume", str(run)]) == expected
-    elif expected is not None:
-        shutil.rmtree(run, ignore_errors=True)
-        same = _finished(run, flags) == expected
-    return Trial(int(found[0].name) if found else 0, orphans, loads, same)
+    if expected is not None:
+        goes_on = (run / "config.yaml").exists()
+        same = _finished(run, ["--resume", str(run)] if goes_on else flags) == expected
+    return Trial(int(found[0].name) if found else -1, orphans, loads, same)
 
 
 def _await_checkpoint(process: subprocess.Popen[bytes], run: Path) -> None:

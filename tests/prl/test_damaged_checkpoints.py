@@ -28,7 +28,7 @@ from prl.run.train import train
 from prl.training.trainer import Trainer
 from workers.inline_pool import InlinePool
 
-CONFIG = dataclasses.replace(BASE, **STEPS, total_timesteps=750, normalize_reward=True)
+CONFIG = dataclasses.replace(BASE, **STEPS, total_timesteps=750, normalize_reward=True, keep_checkpoints=3)
 ACTOR = "trainer/learner/policy/actor.0.weight"
 ADAM = "trainer/learner/optimizer/sum"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,11 +79,46 @@ def test_a_killed_run_leaves_nothing_and_goes_on(place, number, expected, tmp_pa
     assert json.loads((run / "summary.json").read_text())["weights_sha256"] == expected
 
 
+@pytest.mark.parametrize(
+    ("place", "number", "holds"),
+    [
+        ("fsync", 1, "command"),
+        ("fsync", 3, "settings"),
+        ("fsync", 5, "settings"),
+        ("update", 1, "checkpoint"),
+    ],
+)
+def test_a_run_that_is_killed_as_it_begins_goes_on_or_begins_again(
+    place, number, holds, expected, tmp_path, capsys
+):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    code, _, workers = train_until(place, number, signal.SIGKILL, run)
+    assert (code, workers) == (-signal.SIGKILL, set())
+    assert (run / "config.yaml").exists() == (holds != "command")
+    found = Checkpoints(run / "checkpoints", 2).newest_first()
+    assert [each.name for each in found] == (["0"] if holds == "checkpoint" else [])
+    shutil.copytree(run, copy)
+    for folder, flags in ((run, ["--resume", str(run), "--num-workers", "0"]), (copy, begin(copy))):
+        code = train_main(flags)
+        err = capsys.readouterr().err
+        if holds == ("command" if folder == run else "checkpoint"):
+            assert (code, len(err.splitlines())) == (2, 1)
+            continue
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (code, summary["weights_sha256"]) == (0, expected)
+        begins = f"{run} was interrupted before its first checkpoint: it begins at its beginning" in err
+        assert begins == (holds == "settings" and folder == run)
+
+
+def begin(run):
+    return [*FLAGS, "--num-workers", "0", "--run-folder", str(run)]
+
+
 def test_a_run_that_is_stopped_in_an_update_writes_a_checkpoint_first(expected, tmp_path):
     run = tmp_path / "run"
     code, lines, workers = train_until("optimize", 4, signal.SIGTERM, run)
     assert (code, workers) == (143, set())
-    [newest] = Checkpoints(run / "checkpoints", 2).newest_first()
+    newest, _ = Checkpoints(run / "checkpoints", 2).newest_first()
     steps = int(newest.name)
     assert lines == [
         f"train: checkpoint at {steps:,} steps; --resume {run} goes on from there",

@@ -69,13 +69,24 @@ def test_children_inherit_no_lock(file):
         child.communicate(b"\n")
 
 
+def test_a_file_that_is_removed_before_it_is_locked_locks_nothing(file, monkeypatch):
+    def removes(fd, operation):
+        file.unlink()
+
+    monkeypatch.setattr("fcntl.flock", removes)
+    with pytest.raises(ConfigError, match="is in use: another run writes to it"):
+        FolderLock(file)
+
+
 def test_a_file_system_without_locks_is_no_obstacle(file, monkeypatch):
     def unsupported(fd, operation):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.warns(UserWarning, match="cannot be locked: Operation not supported"):
-        FolderLock(file).release()
+        lock = FolderLock(file)
+    assert not lock.is_held
+    lock.release()
 
 
 def test_a_run_locks_its_folder_until_it_ends(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from learner.fingerprint import fingerprint
 from learner.settings import ConfigError
 from prl.cli import play_main, train_main
 from prl.run.run_files import load_config
-from prl.run.run_folder import RunFolder, make_run_folder
+from prl.run.run_folder import ResumedFolder, RunFolder, make_run_folder
 from prl.run.saved_run import evaluate_run
 from prl.run.train import train
 
@@ -55,10 +56,89 @@ def test_a_folder_is_kept_or_discarded(tmp_path):
     assert not (tmp_path / "a").exists()
     with RunFolder(tmp_path / "b") as folder:
         folder.keep()
-    assert sorted(os.listdir(tmp_path / "b")) == ["command.txt", "versions.json"]
+        folder.write_summary({})
+    assert sorted(os.listdir(tmp_path / "b")) == ["command.txt", "summary.json", "versions.json"]
     assert json.loads((tmp_path / "b/versions.json").read_text())["fingerprint"] == fingerprint()
     with pytest.raises(ConfigError, match="holds a run already"):
         RunFolder(tmp_path / "b")
+
+
+def left(folder, file=None, text="x"):
+    """What a run leaves that is killed as it begins; and something more, which it has recorded."""
+    with RunFolder(folder) as run:
+        run.write_config("env_id: A\n")
+        run.keep()
+    if file is not None:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("file", [None, "progress.csv", "checkpoints/.0.tmp", "tensorboard/events", "notes"])
+def test_where_nothing_is_recorded_a_run_can_begin(file, tmp_path):
+    folder = left(tmp_path / "run", file, "" if file == "progress.csv" else "x")
+    with ResumedFolder(folder) as run:
+        assert not run.holds_results
+    command = (folder / "command.txt").read_text()
+    with RunFolder(folder) as run:
+        run.keep()
+    assert (folder / "command.txt").read_text() == command
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["progress.csv", "summary.json", "checkpoints/0", "checkpoints/8.damaged", "weights/a", "best/a"],
+)
+def test_what_is_recorded_is_not_lost(file, tmp_path):
+    folder = left(tmp_path / "run", file)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match="holds a run already; choose another, remove it, or go on"):
+        RunFolder(folder)
+    assert sorted(folder.rglob("*")) == before
+    with ResumedFolder(folder) as run:
+        assert run.holds_results
+
+
+def test_files_of_others_are_not_taken_for_those_of_a_run(tmp_path):
+    (tmp_path / "command.txt").write_text("dial 0")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        RunFolder(tmp_path)
+    assert (tmp_path / "command.txt").read_text() == "dial 0"
+
+
+def test_a_folder_in_which_a_run_has_just_begun_is_in_use(tmp_path):
+    with RunFolder(tmp_path / "run"), pytest.raises(ConfigError, match="is in use: another run writes to it"):
+        RunFolder(tmp_path / "run")
+
+
+def test_of_runs_that_begin_at_once_in_what_a_killed_one_has_left_one_gets_the_folder(tmp_path):
+    folder = left(tmp_path / "run")
+    barrier = threading.Barrier(8)
+
+    def begin(_):
+        barrier.wait()
+        with contextlib.suppress(ConfigError):
+            return RunFolder(folder)
+
+    with ThreadPoolExecutor(8) as pool:
+        got = [run for run in pool.map(begin, range(8)) if run is not None]
+    assert len(got) == 1
+    got[0].discard()
+    assert not folder.exists()
+
+
+def test_without_locks_nobody_takes_what_may_be_in_use(tmp_path, monkeypatch):
+    def unsupported(fd, operation):
+        raise OSError(95, "Operation not supported")
+
+    folder = left(tmp_path / "run")
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with (
+        pytest.warns(UserWarning, match="cannot be locked"),
+        pytest.raises(ConfigError, match="holds a run already"),
+    ):
+        RunFolder(folder)
+    assert (folder / "config.yaml").exists()
 
 
 def test_other_files_in_a_discarded_folder_stay(tmp_path):
