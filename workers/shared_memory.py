@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import resource
 import tempfile
 import warnings
 import weakref
@@ -44,9 +46,7 @@ class SharedBytes:
         try:
             self._memory: Any = _MemoryFile(self.size)
         except (OSError, AttributeError):  # not Linux, or not allowed in a sandbox
-            _require_room(self.size)
-            # ctypes.c_double keeps it aligned for any dtype.
-            self._memory = context.RawArray(ctypes.c_double, self.size // 8)
+            self._memory = _of_multiprocessing(self.size, context)
 
     def attach(self) -> Bytes:
         """All of it, u8[size], rounded up to whole words; zeros at first."""
@@ -94,6 +94,24 @@ def _map_file(dup: Any, size: int) -> _MappedFile:
         return _MappedFile(fd, size)
     finally:
         os.close(fd)  # the map has its own
+
+
+def _of_multiprocessing(size: int, context: BaseContext) -> Any:
+    """Memory of so many bytes, a multiple of 8, in a file.
+
+    Raises:
+        NoSharedMemory: there is no room for it, or such files are not allowed.
+    """
+    _require_room(size)
+    try:
+        # ctypes.c_double keeps it aligned for any dtype.
+        return context.RawArray(ctypes.c_double, size // 8)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY:
+            reason = f"files may have {_megabytes(limit)} at most (ulimit -f)"
+        raise NoSharedMemory(f"shared memory takes {_megabytes(size)}, but {reason}") from error
 
 
 def _require_room(size: int) -> None:

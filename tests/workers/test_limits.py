@@ -11,7 +11,7 @@ from workers.envs import env_factory
 from workers.errors import LimitError
 from workers.limits import check_room
 from workers.process_pool import ProcessPool
-from workers.shared_memory import NoSharedMemory, SharedBytes
+from workers.shared_memory import NoSharedMemory, SharedBytes, shared_or_none
 from workers.testing import ProbeEnv
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -114,16 +114,37 @@ def test_no_room_is_said_with_numbers(monkeypatch):
         SharedBytes(2_000_000, SPAWN)
 
 
+def first_observations():
+    ids = np.arange(20)
+    with ProcessPool(env_factory(ProbeEnv), 20, 1) as pool:
+        pool.reset(ids, ids)
+        return pool.recv().obs.copy()
+
+
 def test_without_room_the_rows_go_through_pipes(monkeypatch):
-    factory, ids = env_factory(ProbeEnv), np.arange(20)
-
-    def first_observations():
-        with ProcessPool(factory, 20, 1) as pool:
-            pool.reset(ids, ids)
-            return pool.recv().obs.copy()
-
     expected = first_observations()
     no_room(monkeypatch)
     with pytest.warns(UserWarning, match="has 0.0 MB; envs and learner speak through pipes instead"):
         found = first_observations()
     np.testing.assert_array_equal(found, expected)
+
+
+def test_where_files_may_not_be_large_there_is_no_room():
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    words = r"shared memory takes 8\.0 MB, but files may have 1\.0 MB at most \(ulimit -f\); envs and learner"
+    try:
+        with pytest.warns(UserWarning, match=words):
+            assert shared_or_none(8_000_000, SPAWN) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_else_the_system_refuses_is_no_room(monkeypatch):
+    def refused(*args):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.delattr(shared_memory.os, "memfd_create")
+    monkeypatch.setattr(SPAWN, "RawArray", refused)
+    with pytest.raises(NoSharedMemory, match=r"takes 1\.0 MB, but Cannot allocate memory$"):
+        SharedBytes(1_000_000, SPAWN)
