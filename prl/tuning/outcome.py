@@ -71,7 +71,8 @@ def _state(trial: FrozenTrial) -> str:
         return "running"
     if _has_result(trial):
         return "finished"
-    return str(trial.user_attrs.get(REASON, "")).split(" ")[0].rstrip(":") or "ended"
+    reason = str(trial.user_attrs.get(REASON, ""))
+    return reason.partition(":")[0].partition(" at ")[0] or "ended"  # "pruned at ...", "not possible: ..."
 
 
 def write_best(folder: Path, best: FrozenTrial, base: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from prl.config.train_config import TrainConfig
 from prl.run.train import train
 from prl.tuning.pruning import Steps, below_median
 from prl.tuning.study import Study
-from workers.errors import WorkerError
+from workers.errors import EnvError, WorkerError
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -76,7 +76,7 @@ class TrialRuns:
         returns: the results of the runs that came to their end.
         timesteps: of all runs.
         reason: why the trial was ended; None if it was not.
-        failure: the error of an env or a worker that has ended the trial.
+        failure: the error that has ended the trial, unless it belongs to the settings alone.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class TrialRuns:
         self.returns: list[float] = []
         self.timesteps = 0
         self.reason: str | None = None
-        self.failure: WorkerError | None = None
+        self.failure: WorkerError | ConfigError | EnvError | None = None
 
     def play(self) -> None:
         """Run them.
 
         Raises:
-            ConfigError, EnvError: nothing can be run, whatever the settings that are searched.
+            ConfigError, EnvError: the settings that the study begins with cannot be run.
             WriteError: a folder cannot be written.
             Stopped: a signal has arrived.
         """
@@ -117,6 +117,10 @@ class TrialRuns:
                 self.reason = f"failed: {error}"
             except WorkerError as error:
                 self.reason, self.failure = f"failed: {error}", error
+            except (ConfigError, EnvError) as error:  # as of an encoder that is one of the choices
+                if self._trial.number == 0:
+                    raise
+                self.reason, self.failure = f"not possible: {error}", error
             if self.reason is not None:
                 return
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prl.config.train_config import TrainConfig, described
+from learner.settings import ConfigError
+from prl.config.train_config import TrainConfig, described, unused_settings
 from prl.run.build import build_factory, check_trainable
 from prl.run.files import replace_file
 from prl.run.resume import MAY_CHANGE
@@ -77,7 +80,7 @@ def tune(
         show: called with the lines of the result.
 
     Raises:
-        ConfigError, EnvError: the study cannot be carried out.
+        ConfigError, EnvError: the study cannot be carried out, or three trials in a row could not.
         WorkerError: an env failed in three trials in a row.
         WriteError: a file cannot be written.
         Stopped: a signal has arrived; the trial is repeated when the study goes on.
@@ -115,11 +118,26 @@ def _check_env(config: TrainConfig) -> None:
 
 def _say_what_is_searched(search: Search, log: Callable[[str], None]) -> None:
     space, base = search.space, search.plan.config
-    log(f"{len(space.settings)} settings are searched: {', '.join(space.settings)}")
+    number = len(space.settings)
+    log(f"{number} setting{' is' if number == 1 else 's are'} searched: {', '.join(space.settings)}")
     start = space.params_of(base)
     for name in space.settings:
         if name not in start:
             log(f"{name} {getattr(base, name)!r} is not in the space, so the first trial draws another")
+        if (needed := _unused_without(name, search)) is not None:
+            log(f"{name} is searched, but changes nothing without {needed}")
+
+
+def _unused_without(name: str, search: Search) -> str | None:
+    """The option without which a setting changes nothing; None if it does, or the option is searched, too."""
+    base, settings = search.plan.config, search.space.settings
+    for value in settings[name].limits():
+        with contextlib.suppress(ConfigError):  # together with others it may be possible
+            changed = dataclasses.replace(base, **{name: value})
+            needed = dict(unused_settings(changed)).get(name)
+            if needed is not None and needed.split()[0] not in settings:
+                return needed
+    return None
 
 
 def _how_it_ended(study: Study, trial: Trial, runs: TrialRuns) -> str:

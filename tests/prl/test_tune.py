@@ -1,6 +1,7 @@
 """Studies: what is searched, who runs which trial, when one is ended, and what comes of it."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -211,9 +212,10 @@ def test_who_waits_too_long_for_a_lock_is_told(tmp_path, monkeypatch):
 optuna = pytest.importorskip("optuna")
 
 from prl.tuning import runs as runs_module  # noqa: E402
+from prl.tuning.outcome import as_table  # noqa: E402
 from prl.tuning.runs import Plan, TrialRuns  # noqa: E402
 from prl.tuning.study import Study  # noqa: E402
-from prl.tuning.tune import Search, tune  # noqa: E402
+from prl.tuning.tune import Search, _say_what_is_searched, tune  # noqa: E402
 
 SPACE = Space({"gamma": Choices((0.9, 0.99)), "actor_lr": Range(1e-4, 1e-2, log=True)})
 START = SPACE.params_of(CARTPOLE)
@@ -400,6 +402,36 @@ def test_settings_that_cannot_be_together_end_their_trial(tmp_path):
     with open_study(tmp_path) as study:
         runs = run_trial(study, {"num_groups": 5})
     assert runs.reason == "not possible: num_groups must be at most num_envs (4), got 5"
+
+
+def test_a_choice_that_cannot_be_run_ends_its_trial_and_not_the_study(tmp_path):
+    """What only shows when a run begins; the settings that a study begins with are another matter."""
+    with open_study(tmp_path) as study:
+        with pytest.raises(ConfigError, match="No module named 'nowhere'"):
+            run_trial(study, {"encoder": "nowhere:Encoder"})
+        runs = run_trial(study, {"encoder": "nowhere:Encoder"})
+        study.end(runs._trial, [], 0, runs.reason)
+        assert runs.reason.startswith("not possible: encoder 'nowhere:Encoder': ")
+        assert isinstance(runs.failure, ConfigError)
+        assert as_table(study.trials()) == ["2 trials: 1 not possible, 1 running"]
+
+
+def test_what_is_searched_is_said(tmp_path):
+    def said(settings, **base):
+        lines = []
+        config = dataclasses.replace(TINY, **base)
+        _say_what_is_searched(Search(Plan(config, 1, 2, True), Space(settings), 1, 1), lines.append)
+        return lines
+
+    coefficient = {"rnd_coef": Range(0.5, 1.0)}
+    without = "rnd_coef is searched, but changes nothing without rnd"
+    assert said(coefficient) == ["1 setting is searched: rnd_coef", without]
+    assert said(coefficient, rnd=True) == ["1 setting is searched: rnd_coef"]
+    assert said({**coefficient, "rnd": Choices((False, True))}) == ["2 settings are searched: rnd_coef, rnd"]
+    assert said({"num_steps": Choices((64, 32))})[1:] == [
+        "num_steps 128 is not in the space, so the first trial draws another",
+        "num_steps is searched, but changes nothing without rollout steps",
+    ]
 
 
 def test_failing_envs_end_a_trial_and_three_in_a_row_the_study(tmp_path, monkeypatch):
