@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 import numpy as np
 
+from prl.adapters.arguments import check_seconds, check_workers
 from prl.adapters.closing import Closing
 from prl.adapters.infos import as_list
 from workers.arrays import Array, Flags
@@ -71,9 +72,9 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
     ) -> None:
         if _VecEnv is None:
             raise ModuleNotFoundError("prl.sb3 needs Stable-Baselines3: pip install stable_baselines3")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
-        factory, _ = env_list_factory(list(env_fns))
+        num_workers = check_workers(None, None, num_workers)
+        check_seconds(step_timeout=step_timeout, start_timeout=start_timeout, close_timeout=close_timeout)
+        factory, _ = env_list_factory(env_fns)
         _refuse_nested(factory.observation_space)
         self.waiting = False
         self.closed = False

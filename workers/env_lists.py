@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from workers.env_compare import AnyEnv
 from workers.env_copies import close_quietly
 from workers.env_specs import registered_here
 from workers.envs import EnvFactory
-from workers.errors import EnvError
+from workers.errors import EnvError, shown
 from workers.global_random import seeded_globally
 from workers.pickling import dumps
 from workers.slab import Field
@@ -84,8 +84,27 @@ def is_alike(space: gym.Space[Any], other: gym.Space[Any]) -> bool:
     )
 
 
+def _functions(env_fns: Any) -> list[Callable[[], AnyEnv]]:
+    """The list of functions.
+
+    Raises:
+        ValueError: it is empty.
+        EnvError: it is no list, or not of functions.
+    """
+    wanted = "a list of functions is needed that return an env each"
+    if isinstance(env_fns, str) or not isinstance(env_fns, Iterable):
+        raise EnvError(f"{wanted}, not {shown(env_fns)}")
+    functions = list(env_fns)
+    if not functions:
+        raise ValueError("at least one env is needed: the list of functions is empty")
+    for function in functions:
+        if not callable(function):
+            raise EnvError(f"{wanted}, but one is a {type(function).__name__}")
+    return functions
+
+
 def env_list_factory(
-    env_fns: Sequence[Callable[[], AnyEnv]], other_bounds: bool = False
+    env_fns: Iterable[Callable[[], AnyEnv]], other_bounds: bool = False
 ) -> tuple[EnvListFactory, FirstEnv]:
     """The factory of a list of functions that return an env each.
 
@@ -99,12 +118,7 @@ def env_list_factory(
         ValueError: the list is empty.
         EnvError: a function cannot be sent to a worker, or the first env cannot be used.
     """
-    if not env_fns:
-        raise ValueError("at least one env is needed: the list of functions is empty")
-    for function in env_fns:
-        if not callable(function):
-            kind = type(function).__name__
-            raise EnvError(f"a list of functions is needed that return an env each, but one is a {kind}")
+    env_fns = _functions(env_fns)
     payloads = tuple(dumps(f"env_fns[{i}]", function, BUILDERS) for i, function in enumerate(env_fns))
     specs, left_out = registered_here()
     with process_kept(), seeded_globally(0):

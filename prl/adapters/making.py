@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from prl.adapters.vector_env import VectorEnv
 from workers.env_compare import AnyEnv
 from workers.env_specs import find_spec, portable
+from workers.errors import EnvError, shown
 
 _MODES = (None, "prl", "async", "sync")
 
@@ -41,12 +43,18 @@ def make_vec(
 
     Raises:
         EnvError: the id is unknown, or the env cannot be used.
-        ValueError: another mode, or a number of envs below 1.
+        ValueError: another mode, a number of envs below 1, or wrappers that are no list.
     """
     if vectorization_mode not in _MODES:
         raise ValueError(f"vectorization_mode is one of {_MODES}, not {vectorization_mode!r}")
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ValueError(f"num_envs must be an integer of at least 1, got {shown(num_envs)}")
+    if not isinstance(id, str | EnvSpec):
+        raise EnvError(
+            f"an env is given by its id or spec, not as {type(id).__name__}: VectorEnv takes functions"
+        )
+    if wrappers is not None and not isinstance(wrappers, list | tuple):
+        raise ValueError(f"wrappers must be a list of functions, got {shown(wrappers)}")
     found, module = find_spec(id)
     single = copy.deepcopy(found)
     # The spec of a vector env holds how it was made.

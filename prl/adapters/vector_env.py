@@ -22,16 +22,19 @@ from gymnasium.vector.utils import batch_space
 from prl.adapters.arguments import (
     ObservationMode,
     check_observation_mode,
+    check_seconds,
     check_workers,
+    checked_mask,
     observation_spaces,
+    seeds_of,
 )
 from prl.adapters.closing import Closing
 from prl.adapters.infos import as_vector
 from workers.arrays import Array, Flags
 from workers.env_compare import AnyEnv
 from workers.env_lists import env_list_factory
+from workers.errors import shown
 from workers.remote_envs import Answers, PerEnv, RemoteEnvs
-from workers.seeding import NO_SEED
 
 _REFUSED = ("reset", "step", "close", "_setattr", "_check_spaces")
 _Step = tuple[Any, Array, Flags, Flags, dict[Any, Any]]
@@ -107,7 +110,8 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.closed = True  # until there is something to close
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         num_workers = check_workers(worker, max_concurrency, num_workers)
-        factory, first = env_list_factory(list(env_fns), check_observation_mode(observation_mode))
+        check_seconds(step_timeout=step_timeout, start_timeout=start_timeout, close_timeout=close_timeout)
+        factory, first = env_list_factory(env_fns, check_observation_mode(observation_mode))
         self.num_envs = len(factory.payloads)
         self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = first.render_mode
@@ -177,11 +181,13 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             ValueError, TypeError: seeds or mask do not fit.
         """
         self._require_open()
-        seeds = self._seeds(seed)
+        seeds = seeds_of(seed, self.num_envs)
         self._require_state(_State.DEFAULT, "reset_async")
         env_ids = np.arange(self.num_envs)
+        if options is not None and not isinstance(options, dict):
+            raise TypeError(f"options must be a dict or None, got {shown(options)}")
         if options is not None and "reset_mask" in options:
-            env_ids = np.flatnonzero(self._checked_mask(options["reset_mask"]))
+            env_ids = np.flatnonzero(checked_mask(options["reset_mask"], self.num_envs))
             options = {key: value for key, value in options.items() if key != "reset_mask"}
         its_options = None if options is None else [options] * len(env_ids)
         with self._closing():
@@ -355,31 +361,6 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 f"call `{pending}_wait` first",
                 pending,
             )
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
-        if seed is None:
-            return [NO_SEED] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + env for env in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"one seed per env is needed: num_envs={self.num_envs}, got {len(seed)}")
-        if any(one is not None and one < 0 for one in seed):
-            raise ValueError(f"seeds are at least 0, got {list(seed)}")
-        return [NO_SEED if one is None else int(one) for one in seed]
-
-    def _checked_mask(self, mask: Any) -> Flags:
-        name = "`options['reset_mask']`"
-        if not isinstance(mask, np.ndarray):
-            raise TypeError(f"{name} must be a numpy array, got {type(mask)}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"{name} must have shape `({self.num_envs},)`, got {mask.shape}")
-        if mask.dtype != np.bool_:
-            raise TypeError(f"{name} must have `dtype=np.bool_`, got {mask.dtype}")
-        if not mask.any():
-            raise ValueError(
-                f"{name} must contain a boolean array with at least one True value, got reset_mask={mask}"
-            )
-        return mask
 
     def _closing(self, *harmless: type[Exception]) -> Closing:
         return Closing(self._end, harmless)

@@ -117,6 +117,9 @@ def test_wrappers_see_a_partial_reset_as_one(local):
     [
         ({"seed": [1, 2]}, ValueError, "one seed per env is needed: num_envs=5, got 2"),
         ({"seed": -4}, ValueError, "seeds are at least 0"),
+        ({"seed": 1.5}, TypeError, "seed must be None, an integer, or one of these per env, got 1.5"),
+        ({"seed": [1, 2, 3.5, 4, 5]}, TypeError, "seed must be None, an integer, or one of these per env"),
+        ({"options": 3}, TypeError, "options must be a dict or None, got 3"),
         ({"options": {"reset_mask": [True] * N}}, TypeError, "must be a numpy array, got <class 'list'>"),
         ({"options": {"reset_mask": np.ones(N)}}, TypeError, "must have `dtype=np.bool_`, got float64"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, ValueError, r"must have shape `\(5,\)`, got \(2,\)"),
@@ -369,7 +372,12 @@ def test_a_function_that_cannot_be_sent_is_named(tmp_path):
         ({"env_fns": [Talker, Composite]}, WorkerEnvFailed, "env 1: its observation_space is Dict"),
         ({"worker": print}, ValueError, "worker must be None"),
         ({"max_concurrency": 0}, ValueError, "`max_concurrency` must be a positive"),
-        ({"num_workers": -1}, ValueError, "num_workers must be at least 0, got -1"),
+        ({"env_fns": Talker}, EnvError, "a list of functions is needed that return an env each, not <class"),
+        ({"env_fns": "CartPole-v1"}, EnvError, "a list of functions is needed .*, not 'CartPole-v1'"),
+        ({"num_workers": -1}, ValueError, "num_workers must be None or an integer of at least 0, got -1"),
+        ({"num_workers": 1.5}, ValueError, "num_workers must be None or an integer of at least 0, got 1.5"),
+        ({"step_timeout": -1}, ValueError, "step_timeout must be a number of seconds above 0, got -1"),
+        ({"close_timeout": "2"}, ValueError, "close_timeout must be a number of seconds above 0, got '2'"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),
     ],
 )
@@ -395,6 +403,12 @@ def test_make_vec_takes_what_gymnasium_takes():
     sync.close()
     with pytest.raises(EnvError, match="did you mean 'CartPole-v1'"):
         make_vec("CartPol-v1")
+    with pytest.raises(ValueError, match="num_envs must be an integer of at least 1, got '3'"):
+        make_vec("CartPole-v1", "3")
+    with pytest.raises(ValueError, match="wrappers must be a list of functions"):
+        make_vec("CartPole-v1", wrappers=gym.wrappers.TimeAwareObservation)
+    with pytest.raises(EnvError, match="an env is given by its id or spec, not as function"):
+        make_vec(make_vec)
     with pytest.raises(ValueError, match="vectorization_mode is one of"):
         make_vec("CartPole-v1", vectorization_mode="vector_entry_point")
 
