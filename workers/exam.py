@@ -12,11 +12,12 @@ from workers.errors import EnvError, EnvFailure, one_line
 from workers.exam_checks import CHECKER, CHECKS, NEEDS, Patient, duration
 from workers.exam_needs import Before
 from workers.findings import Finding, error, note, ok
-from workers.probe import ProbeEnded, Tell, watched
+from workers.probe import ProbeEnded, ProbeHung, Tell, watched
 
 ENVIRONMENT = "environment"
 """The check that comes before all others: whether the env can be built."""
 
+_PATIENCE = "; if it needs that long, --call-timeout gives it more"
 _BEAT = 0.2  # seconds from one sign of life to the next
 
 
@@ -124,7 +125,8 @@ class Examination:
                     if "finding" in message and not (skipped and current == ENVIRONMENT):
                         yield Finding.of_json(message["finding"])
             except ProbeEnded as ended:
-                yield error(current, str(ended), printed=ended.printed, stack=ended.stack)
+                advice = _PATIENCE if isinstance(ended, ProbeHung) else ""
+                yield error(current, f"{ended}{advice}", printed=ended.printed, stack=ended.stack)
             if current == ENVIRONMENT:
                 return
             skipped = left.index(current) + 1

@@ -130,7 +130,13 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
     player.close()
     lengths = [len(take.actions) for take in takes if take.moments[-1].flags]
     returns = [sum(moment.reward for moment in take.moments) for take in takes if take.moments[-1].flags]
-    patient.data |= {"lengths": lengths, "largest": player.largest, "longest_call": max(*resets, *steps, 0.0)}
+    truncated = sum(bool(take.moments[-1].flags & TRUNCATED) for take in takes)
+    patient.data |= {
+        "lengths": lengths,
+        "truncated": truncated,
+        "largest": player.largest,
+        "longest_call": max(*resets, *steps, 0.0),
+    }
     text = f"{counted(len(steps), 'random step')}; all that it returned is valid"
     if lengths:
         least, most = f"{min(lengths):,}", f"{max(lengths):,}"
@@ -138,14 +144,10 @@ def check_playing(patient: Patient) -> Iterator[Finding]:
         text += f". {counted(len(lengths), 'episode')} ended, after {span} steps; mean return "
         text += f"{np.mean(returns):,.5g}"
     yield ok("plays", text, steps=len(steps), episodes=len(lengths))
-    yield from _limit(patient, takes)
-    yield _costs(resets, steps)
-
-
-def _limit(patient: Patient, takes: list[Take]) -> Iterator[Finding]:
-    cut = sum(bool(take.moments[-1].flags & TRUNCATED) for take in takes)
     if patient.factory.has_time_limit:
-        yield ok("time limit", f"all episodes end, {cut or 'none'} of these by truncation", truncated=cut)
+        text = f"all episodes end, {truncated or 'none'} of these by truncation"
+        yield ok("time limit", text, truncated=truncated)
+    yield _costs(resets, steps)
 
 
 def _costs(resets: list[float], steps: list[float]) -> Finding:
@@ -155,7 +157,13 @@ def _costs(resets: list[float], steps: list[float]) -> Finding:
         if seconds:
             mean, p99 = float(np.mean(seconds)), float(np.quantile(seconds, 0.99))
             numbers |= {f"{name}_mean": mean, f"{name}_p99": p99}
-            parts.append(f"a {name} takes {duration(mean)} (99 %: within {duration(p99)})")
+            if mean <= p99:
+                parts.append(f"a {name} takes {duration(mean)} (99 %: within {duration(p99)})")
+            else:
+                parts.append(
+                    f"99 % of the {name}s take {duration(p99)} at most, but a few take up to "
+                    f"{duration(max(seconds))}, which makes {duration(mean)} on average"
+                )
     return ok("cost", "; ".join(parts), **numbers)
 
 

@@ -59,6 +59,10 @@ class ProbeEnded(Exception):
         super().__init__(how + _where(self.stack))
 
 
+class ProbeHung(ProbeEnded):
+    """It gave no sign of life."""
+
+
 def watched(job: Job, silence: float, start: float = 60.0) -> Iterator[dict[str, Any]]:
     """Run a job in a process of its own, with one thread per library, as workers have.
 
@@ -143,7 +147,7 @@ def _silent(process: subprocess.Popen[bytes], silence: float, printed: IO[bytes]
         os.kill(process.pid, signal.SIGABRT)  # its fault handler prints the stack, even under a held GIL
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STACK_TIME)
-    return ProbeEnded(f"its process hangs, with no sign of life for {silence:g} s", _last_words(printed))
+    return ProbeHung(f"its process hangs, with no sign of life for {silence:g} s", _last_words(printed))
 
 
 def _last_words(printed: IO[bytes]) -> str:

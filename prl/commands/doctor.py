@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from learner.settings import ConfigError, is_number
 from prl.commands.command import Command
-from prl.commands.diagnosis.advice import Advice, advise, command
+from prl.commands.diagnosis.advice import Advice, advise, build_seconds, command, envs_of_a_worker
 from prl.commands.diagnosis.machine import Plan, machine_findings, row_bytes
 from prl.commands.diagnosis.networks import network_findings
 from prl.commands.diagnosis.speed import Chosen, speed_findings
@@ -32,6 +32,7 @@ _EXIT_CODES = {Severity.OK: 0, Severity.NOTE: 0, Severity.WARNING: 1, Severity.E
 _MARKS = {Severity.OK: "ok", Severity.NOTE: "note", Severity.WARNING: "WARN", Severity.ERROR: "ERROR"}
 _WIDTH = 80
 _TRACEBACK_LINES = 6
+_LONGEST_START = 30.0  # seconds of building the envs of a worker, beyond which no speed is measured
 _CHECKS = (CHECKER, "plays", "seed", "generators", "replay")
 STDOUT = Path("-")
 
@@ -197,7 +198,10 @@ def _resources(factory: EnvFactory, config: DoctorConfig, diagnosis: Diagnosis) 
 def _speed_and_advice(factory: EnvFactory, config: DoctorConfig, diagnosis: Diagnosis) -> Iterator[Finding]:
     plain = _plain(config)
     chosen: Chosen | None = None
-    for found in speed_findings(plain, config.seconds) if config.seconds else ():
+    start = envs_of_a_worker(plain) * build_seconds(diagnosis.findings)
+    if config.seconds and start > _LONGEST_START:
+        yield note("speed", f"not measured, since each worker would start in about {start:.0f} s")
+    for found in speed_findings(plain, config.seconds) if config.seconds and start <= _LONGEST_START else ():
         if isinstance(found, Finding):
             yield found
         else:

@@ -20,7 +20,7 @@ from prl.run.build import build_factory
 from workers import exam, exam_needs
 from workers.envs import env_factory
 from workers.exam_checks import duration
-from workers.findings import Finding, Severity, warning
+from workers.findings import Finding, Severity, ok, warning
 from workers.testing import ProbeEnv
 
 CARTPOLE = build_factory(TrainConfig(env_id="CartPole-v1"))
@@ -116,7 +116,8 @@ def test_a_missing_time_limit_is_an_error_with_a_way_out(in_this_process, capsys
     assert run("Endless") == 2
     out = capsys.readouterr().out
     assert rows_of(out)["time limit"] == "ERROR"
-    assert "prl train --env-id doctor_envs:doctor/Endless-v0 --rollout steps\n" in out
+    assert "prl train --env-id doctor_envs:doctor/Endless-v0 --ends-by-itself\n" in out
+    assert "each after 30 steps" in out
     assert run("Endless", "--rollout", "steps") == 0
     assert rows_of(capsys.readouterr().out)["time limit"] == "note"
     assert run("Endless", "--max-episode-steps", "10") == 0
@@ -273,6 +274,37 @@ def test_flags_follow_from_what_was_found():
     assert flags == ["--rollout steps"]
     assert "random episodes ended after 9 steps at most" in only.reason
     assert "no episode ended" in advice_on(factory=endless)[1][0].reason
+
+
+def test_an_env_that_ends_its_episodes_itself_is_believed():
+    endless = dataclasses.replace(CARTPOLE, has_time_limit=False)
+    for data, said in (
+        ({"lengths": [5, 9, 40], "truncated": 1}, "the env itself truncated 1 of 3 episodes"),
+        ({"lengths": [7, 7, 7], "truncated": 0}, "the env itself ended 3 episodes, each after 7 steps"),
+    ):
+        flags, (only,) = advice_on(factory=endless, data=data)
+        assert flags == ["--ends-by-itself"]
+        assert said in only.reason
+    flags, (only,) = advice_on(factory=endless, data={"lengths": [7, 7], "truncated": 0})
+    assert flags == ["--rollout steps"]
+    assert "say --ends-by-itself, if episodes end whatever the policy does" in only.reason
+
+
+def test_a_slow_constructor_is_said_with_the_timeout_to_use():
+    built = [ok("environment", "built", build_seconds=4.9)]
+    assert advice_on(findings=built)[0] == []
+    config = TrainConfig(env_id="a", num_workers=2, num_envs=9)
+    flags, (only,) = advice_on(config, [ok("environment", "built", build_seconds=6.0)])
+    assert flags == [""]
+    assert "building an env takes 6 s, so a worker with 5 envs starts in about 30 s" in only.reason
+    assert only.reason.endswith("--start-timeout 120 is enough for each")
+    assert advice_on(config, [ok("environment", "built", build_seconds=60.5)])[0] == ["--start-timeout 244"]
+
+
+def test_starts_that_take_long_are_not_measured(monkeypatch, in_this_process, capsys):
+    monkeypatch.setattr(doctor, "build_seconds", lambda findings: 31.0)
+    assert run("Plain", "--seconds", "0.1", "--num-workers", "1", "--num-envs", "1") == 0
+    assert "not measured, since each worker would start in about 31 s" in capsys.readouterr().out
 
 
 def test_measured_numbers_are_flags_where_they_were_open():

@@ -4,6 +4,7 @@ import pytest
 
 from workers import exam
 from workers.exam import Exam, Examination
+from workers.exam_checks import _costs
 from workers.findings import Finding, Severity
 
 ALL = ("checker", "plays", "seed", "generators", "replay")
@@ -94,7 +95,7 @@ def test_envs_of_gymnasium_are_all_right(env_id):
 def test_an_episode_that_was_cut_is_counted():
     findings, data = examined("Plain", ("plays",), seconds=1.0, max_episode_steps=7)
     assert set(data["lengths"]) == {7}
-    assert findings["time limit"].numbers["truncated"] == len(data["lengths"])
+    assert findings["time limit"].numbers["truncated"] == data["truncated"] == len(data["lengths"])
     findings, _ = examined("Endless", ("plays",))
     assert "time limit" not in findings
 
@@ -165,6 +166,7 @@ def test_a_constructor_that_hangs_ends_it(leaves_nothing):
     rows, found, _ = findings_of("hang", ALL, stage="init", silence=1.5)
     assert rows == [("environment", "error")]
     assert found[0].text.startswith("its process hangs, with no sign of life for 1.5 s, in ")
+    assert found[0].text.endswith("; if it needs that long, --call-timeout gives it more")
 
 
 def test_a_slow_env_is_not_taken_for_one_that_hangs(monkeypatch):
@@ -182,3 +184,12 @@ def test_findings_survive_json():
     finding = Finding("seed", Severity.WARNING, "why", {"draws": {"random": 3}})
     assert Finding.of_json(finding.to_json()) == finding
     assert finding.to_json()["severity"] == "warning"
+
+
+def test_a_cost_that_a_few_slow_calls_make_says_so():
+    usual = _costs([2e-3], [1e-5] * 100).text
+    assert usual == "a step takes 10 us (99 %: within 10 us); a reset takes 2 ms (99 %: within 2 ms)"
+    rare = _costs([2e-3], [1e-5] * 999 + [0.5]).text
+    assert rare.startswith(
+        "99 % of the steps take 10 us at most, but a few take up to 500 ms, which makes 510 us on average; "
+    )

@@ -19,6 +19,8 @@ from workers.findings import Finding, Severity
 
 _LARGE = 10.0  # numbers in observations beyond which networks learn better from normalised ones
 _SHARE = 0.5  # of a timeout
+_SLOW_START = 5.0  # seconds that building an env takes, from which on something should be said
+_FEW = 3  # episodes; what they have in common may be chance
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,39 @@ def advise(
             f"numbers in observations reach {data['largest']:,.4g}; networks learn better from small ones",
         )
     yield from _of_timeout(config, data)
+    yield from _of_start(config, build_seconds(findings))
+
+
+def build_seconds(findings: Sequence[Finding]) -> float:
+    """What building an env takes, as far as the findings say."""
+    return max((float(each.numbers.get("build_seconds", 0.0)) for each in findings), default=0.0)
+
+
+def _of_start(config: TrainConfig, seconds: float) -> Iterator[Advice]:
+    """A worker builds its envs one after the other, each within `start_timeout`."""
+    if seconds < _SLOW_START:
+        return
+    each = envs_of_a_worker(config)
+    text = (
+        f"building an env takes {seconds:.0f} s, so a worker with {counted(each, 'env')} starts in about "
+        f"{each * seconds:.0f} s, and once more if it breaks; few envs save time"
+    )
+    if seconds > _SHARE * config.start_timeout:
+        yield Advice(f"--start-timeout {4 * math.ceil(seconds)}", text)
+    else:
+        yield Advice("", f"{text}; --start-timeout {config.start_timeout:g} is enough for each")
+
+
+def envs_of_a_worker(config: TrainConfig) -> int:
+    """How many envs a worker hosts."""
+    workers = config.num_workers if isinstance(config.num_workers, int) else usable_cores()
+    envs = config.num_envs if isinstance(config.num_envs, int) else 1
+    return -(-envs // max(1, workers))
 
 
 def _of_timeout(config: TrainConfig, data: Mapping[str, Any]) -> Iterator[Advice]:
     """A worker's envs take turns within the time of one command."""
-    workers = config.num_workers if isinstance(config.num_workers, int) else usable_cores()
-    envs = config.num_envs if isinstance(config.num_envs, int) else 1
-    each = -(-envs // max(1, workers))
+    each = envs_of_a_worker(config)
     seconds = each * data.get("longest_call", 0.0)
     if seconds > _SHARE * config.step_timeout:
         text = f"{seconds:.0f} s may go by until {counted(each, 'env')} of a worker have taken their turns"
@@ -82,12 +110,23 @@ def _of_timeout(config: TrainConfig, data: Mapping[str, Any]) -> Iterator[Advice
 def _of_limit(config: TrainConfig, factory: EnvFactory, data: Mapping[str, Any]) -> Iterator[Advice]:
     if factory.has_time_limit or config.rollout == "steps":
         return
-    lengths = data.get("lengths", [])
+    lengths, truncated = data.get("lengths", []), data.get("truncated", 0)
+    is_fixed = len(lengths) >= _FEW and min(lengths) == max(lengths)
+    if truncated or is_fixed:
+        seen = (
+            f"truncated {truncated} of {counted(len(lengths), 'episode')}"
+            if truncated
+            else f"ended {counted(len(lengths), 'episode')}, each after {counted(lengths[0], 'step')}"
+        )
+        yield Advice(
+            "--ends-by-itself", f"there is no time limit that prl could see, but the env itself {seen}"
+        )
+        return
     seen = f"random episodes ended after {max(lengths):,} steps at most" if lengths else "no episode ended"
-    yield Advice(
-        "--rollout steps",
-        f"there is no time limit, and {seen}; or give one that suits the task, with --max-episode-steps",
-    )
+    others = "give a time limit that suits the task with --max-episode-steps"
+    if lengths:
+        others = f"say --ends-by-itself, if episodes end whatever the policy does, or {others}"
+    yield Advice("--rollout steps", f"there is no time limit, and {seen}; or {others}")
 
 
 def _of_speed(config: TrainConfig, chosen: Chosen) -> Iterator[Advice]:
