@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,9 @@ from prl.commands.suites.comparison import LOOP, Package
 from prl.commands.suites.rates import Steps
 from prl.commands.suites.settings import worker_counts
 from prl.pools import make_pool
+from workers import spawning
 from workers.arrays import Array
+from workers.bootstrap import detach
 from workers.cores import usable_cores
 from workers.envs import AnyEnv, EnvFactory
 from workers.pool import EnvPool
@@ -190,21 +193,24 @@ def _loops(task: Task) -> Iterator[Steps]:
     counts = context.RawArray("q", usable_cores())
     processes = [
         context.Process(
-            target=_count_steps, args=(cloudpickle.dumps(task.factory), task.actions, counts, core)
+            target=_count_steps,
+            args=(os.getpid(), cloudpickle.dumps(task.factory), task.actions, counts, core),
         )
         for core in range(usable_cores())
     ]
-    for process in processes:
-        process.start()
     try:
+        for process in processes:
+            spawning.start(process)  # a signal waits until the process can be ended
         yield _counted(counts, processes)
     finally:
         for process in processes:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
-def _count_steps(factory: bytes, actions: Array, counts: Any, core: int) -> None:
+def _count_steps(parent_pid: int, factory: bytes, actions: Array, counts: Any, core: int) -> None:
+    detach(parent_pid)  # it would go on for ever
     with closing(cloudpickle.loads(factory).build()) as env:
         for steps in loop_steps(env, actions):
             counts[core] += steps

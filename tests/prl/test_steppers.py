@@ -2,20 +2,24 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from contextlib import closing
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
+from helpers import Lives, script_environment
 
 from prl.commands.steppers import end_async_vector_env, gymnasium_steps, steppers
 from prl.commands.suites.comparison import compare, format_table
 from prl.commands.suites.settings import BenchmarkConfig
 from prl.commands.suites.stepping import make_task, stepping
+from workers import spawning
 
 N = 5
 STEPPERS = steppers(2)
@@ -61,12 +65,9 @@ class TallyEnv(gym.Env):
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)  # or worker processes would import this file, and torch
     gym.register("Tally-v0", entry_point=TallyEnv)
     yield
     del gym.registry["Tally-v0"]
-    cloudpickle.unregister_pickle_by_value(module)
 
 
 def config_for(tmp_path, **settings):
@@ -167,6 +168,46 @@ def test_there_is_a_pool_for_every_number_of_workers():
 def test_loops_on_every_core_are_ended_with_their_turn(tmp_path, leaves_nothing):
     with start("loops", config_for(tmp_path)) as steps:
         assert sum(next(steps) for _ in range(20)) > 0
+
+
+def test_loops_that_are_stopped_as_they_start_are_ended(tmp_path, monkeypatch, leaves_nothing):
+    begin, started = spawning.start, []
+
+    def begin_and_stop(process):
+        begin(process)
+        started.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spawning, "start", begin_and_stop)
+    with pytest.raises(KeyboardInterrupt), start("loops", config_for(tmp_path)):
+        pass
+    assert len(started) == 1
+
+
+KILLED = """
+    import os, signal
+    from helpers import children
+    from prl.commands.steppers import steppers
+    from prl.commands.suites.settings import BenchmarkConfig
+    from prl.commands.suites.stepping import make_task
+
+    with steppers(1)["loops"].start(make_task(BenchmarkConfig("CartPole-v1", num_envs=2))) as steps:
+        next(steps)
+        print(*children(os.getpid()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_loops_do_not_outlive_a_benchmark_that_is_killed():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED)],
+        capture_output=True, text=True, timeout=60, check=False, env=script_environment(),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) >= 1
+    with Lives([pid for pid in pids if os.path.exists(f"/proc/{pid}")]) as loops:
+        assert not loops.alive_after(5.0)
 
 
 class Unanswered:
