@@ -71,6 +71,19 @@ class Expected:
             np.testing.assert_array_equal(found, value, err_msg=name)
 
 
+def same_fields(left, right):
+    """Two dataclasses of one kind, bit for bit, nested ones included."""
+    assert type(left) is type(right)
+    for field in dataclasses.fields(left):
+        one, other = getattr(left, field.name), getattr(right, field.name)
+        if dataclasses.is_dataclass(one):
+            same_fields(one, other)
+        elif isinstance(one, np.ndarray):
+            assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+        else:
+            assert one == other, field.name
+
+
 def children(pid):
     """Process ids of the children of a process, zombies included."""
     found = set()
@@ -157,7 +170,7 @@ class Fifo:
         os.close(self._fd)
         os.close(self._keep)
 
-    def pids(self, count, seconds=10.0):
+    def pids(self, count, seconds=60.0):
         """The numbers on the next `count` lines."""
         deadline = time.monotonic() + seconds
         text = b""

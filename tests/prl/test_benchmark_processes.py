@@ -5,7 +5,6 @@ import sys
 import threading
 from dataclasses import dataclass
 
-import cloudpickle
 import pytest
 
 from prl.commands.suites.processes import (
@@ -15,16 +14,6 @@ from prl.commands.suites.processes import (
     watched,
     watched_script,
 )
-
-pytestmark = pytest.mark.usefixtures("_sent_by_value")
-
-
-@pytest.fixture(scope="module", name="_sent_by_value")
-def sent_by_value():
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    yield
-    cloudpickle.unregister_pickle_by_value(module)
 
 
 @dataclass(frozen=True)

@@ -15,91 +15,21 @@ import pytest
 import torch
 from helpers import Fifo, Lives, children, factory_of, faulty, script_environment
 from player_helpers import Liar, Slow, Stuck
+from player_world import FIRST, GROUPS, World, kind_of, same_parts, tasks_of
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from learner.errors import NoLegalAction, NonFiniteError
 from learner.policy import ActorCritic
 from prl.training.players import LearnerPlayers
-from prl.training.rounds import EpisodeTracker, FixedSteps, WholeEpisodes, split_groups
-from prl.training.worker_players import WorkerPlayers, invitation, player_kit
 from workers.envs import env_factory
 from workers.errors import WorkerDied, WorkerEnvFailed, WorkerTimeout
-from workers.guest import Invitation
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
-from workers.seeding import Stream, episode_seed
 from workers.testing import ProbeEnv, probe_length
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 TRANSPORTS = ("shared", "pipe")
-SEED = 11
-GROUPS = split_groups(4, 2)  # of two envs and a worker each
-FIRST = [episode_seed(SEED, env, 0) for env in range(4)]
-
-
-class World:
-    """Four envs in two workers, in which players of an untrained policy play.
-
-    Args:
-        factory: of the envs; `ProbeEnv`s by default.
-        guest: takes the place of the players.
-        normalizes: whether observations are normalised.
-        wrap: makes another pool of it.
-        news_every: see `PlayerKit`.
-        options: of the pool.
-    """
-
-    def __init__(
-        self, factory=None, *, guest=None, normalizes=False, wrap=lambda pool: pool, news_every=0.0, **options
-    ):
-        factory = env_factory(ProbeEnv) if factory is None else factory
-        spaces = factory.observation_space, factory.action_space
-        self.policy = ActorCritic(*spaces, (8,), 2, normalize_obs=normalizes)
-        with torch.no_grad():  # actions should depend on what is seen
-            self.policy.actor[-1].weight.mul_(100.0)
-        kit = dataclasses.replace(player_kit(self.policy), news_every=news_every)
-        invited = invitation(kit) if guest is None else Invitation(guest, invitation(kit).shared_bytes)
-        self.pool = wrap(ProcessPool(factory, 4, 2, invitation=invited, **{"step_timeout": 20.0} | options))
-        self.players = WorkerPlayers(self.pool, kit)
-        self.round = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.pool.close()
-
-    def play(self, num_steps=None, groups=(0, 1)):
-        """One more round of these groups, with the present weights; an iterator."""
-        rounds = kind_of(num_steps, self.policy)
-        return self.players.play(self.players.publish(self.policy), tasks_of(rounds, 0, groups))
-
-
-def kind_of(num_steps, policy):
-    tracker = EpisodeTracker(4, SEED)
-    return WholeEpisodes(tracker) if num_steps is None else FixedSteps(tracker, num_steps, policy.head.to_env)
-
-
-def tasks_of(rounds, number, groups=(0, 1)):
-    return [rounds.task(group, GROUPS[group], (Stream.NOISE, number)) for group in groups]
-
-
-def same_parts(left, right):
-    """Field by field, nested ones included; groups may come in any order."""
-    for one, other in zip(*(sorted(parts, key=lambda p: p.group) for parts in (left, right)), strict=True):
-        same_fields(one, other)
-
-
-def same_fields(left, right):
-    for field in dataclasses.fields(left):
-        one, other = getattr(left, field.name), getattr(right, field.name)
-        if dataclasses.is_dataclass(one):
-            same_fields(one, other)
-        elif isinstance(one, np.ndarray):
-            assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-        else:
-            assert one == other, field.name
 
 
 # ---- what comes of tasks
@@ -426,7 +356,7 @@ def test_a_pool_is_closed_while_its_players_play(transport):
 LEARNER = """
     import sys
     from helpers import faulty
-    from test_players import World
+    from player_world import World
 
     fault, fifo = sys.argv[1:]
     world = World(faulty(fault, announce=fifo))
@@ -439,11 +369,10 @@ LEARNER = """
 def test_no_player_outlives_a_killed_learner(tmp_path, fault):
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(LEARNER))
-    environment = script_environment()
-    environment["PYTHONPATH"] += f":{__file__.rpartition('/')[0]}"
+    command = [sys.executable, str(script), fault]
     with (
         Fifo(tmp_path) as fifo,
-        subprocess.Popen([sys.executable, str(script), fault, fifo.path], env=environment) as process,
+        subprocess.Popen([*command, fifo.path], env=script_environment()) as process,
     ):
         try:
             workers = set(itertools.islice(fifo.pids(2, seconds=30.0), 2))

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import Forgetful, Lives, factory_of, faulty
-from test_players import FIRST, GROUPS, SEED, World, kind_of, same_parts, tasks_of
+from player_world import FIRST, GROUPS, SEED, World, kind_of, same_parts, tasks_of
 
 from prl.training.players import LearnerPlayers
 from workers.envs import env_factory

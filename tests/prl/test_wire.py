@@ -1,16 +1,15 @@
 """Weights and rollouts as bytes: what goes in comes out, and what makes no sense is refused."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from helpers import same_fields
+from player_world import kind_of
 from telling_envs import Telling
 
 from learner.actor import Actor
 from learner.policy import ActorCritic
 from prl.training.group_round import PlayingTime, play_groups
-from prl.training.rounds import EpisodeTracker, FixedSteps, WholeEpisodes
 from prl.training.wire import RolloutCodec, WeightsLayout
 from prl.training.worker_players import player_kit
 from workers.envs import env_factory
@@ -36,25 +35,11 @@ def played(env="vector", num_steps=None, seed=3):
     """A codec, and something to encode with it."""
     factory = env_factory(ENVS[env], max_episode_steps=100)
     policy = ActorCritic(factory.observation_space, factory.action_space, (4,))
-    tracker = EpisodeTracker(3, seed)
-    kind = WholeEpisodes(tracker) if num_steps is None else FixedSteps(tracker, num_steps, None)
     kit = player_kit(policy)
     with InlinePool(factory, 3, COLUMNS) as pool:
-        task = kind.task(7, np.arange(3), (Stream.NOISE, 0))
+        task = kind_of(num_steps, policy, 3, seed).task(7, np.arange(3), (Stream.NOISE, 0))
         (part,) = play_groups(pool, Actor(policy).now(), [task])
     return kit.codec(), part
-
-
-def same_fields(left, right):
-    assert type(left) is type(right)
-    for field in dataclasses.fields(left):
-        one, other = getattr(left, field.name), getattr(right, field.name)
-        if dataclasses.is_dataclass(one):
-            same_fields(one, other)
-        elif isinstance(one, np.ndarray):
-            assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-        else:
-            assert one == other, field.name
 
 
 @pytest.mark.parametrize("num_steps", [None, 1, 25])

@@ -220,7 +220,9 @@ def test_a_failed_unit_leaves_nothing_and_is_done_again(stand_in, leaves_nothing
     assert sorted(stand_in.done.read_text().split()) == ["prl-seed0", "prl-seed1"]
 
 
-def test_an_interrupted_unit_is_stopped_and_leaves_nothing(monkeypatch, tmp_path, leaves_nothing):
+def test_an_interrupted_unit_is_stopped_and_leaves_nothing(
+    monkeypatch, tmp_path, interruptible, leaves_nothing
+):
     """The first unit sends the signal to the study; the second would run for ever."""
 
     def command(unit, folder, jobs, num_workers):
