@@ -23,6 +23,7 @@ from prl.run.run_folder import RunFolder
 from prl.run.signals import stop_on_signals
 from prl.run.sinks import Sink, distinct_sinks
 from prl.run.torch_state import standard_torch
+from prl.run.trackers import find_trackers
 from prl.run.train import run_training
 from prl.training.checks import check_pool_settings
 from prl.training.player_guest import PlayerKit
@@ -57,10 +58,11 @@ class AsyncPPO:
         start_timeout: seconds a worker may take to start and build its first env, and then each further one.
         env_index_kwarg: keyword argument under which the constructor gets the index of its env, 0..N-1, for
             what each copy needs for itself, such as a port.
+        track, track_project: experiment trackers, as in `prl.TrainConfig`; they need a run_folder.
 
     Raises:
         EnvError: the env cannot be used.
-        ConfigError: the env's spaces are not those of `ppo`.
+        ConfigError: the env's spaces are not those of `ppo`, or a tracker cannot be used.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class AsyncPPO:
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
         env_index_kwarg: str | None = None,
+        track: Sequence[str] = (),
+        track_project: str = "prl",
     ) -> None:
         require_counts(steps=steps)
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
@@ -94,6 +98,10 @@ class AsyncPPO:
         self.step_timeout = step_timeout
         self.start_timeout = start_timeout
         self._env_index_kwarg = env_index_kwarg
+        self._config = dataclasses.replace(ppo.config, track=track, track_project=track_project)
+        if track and run_folder is None:
+            raise ConfigError("track needs a run_folder, in which it is kept what trackers call the run")
+        find_trackers(track)  # a missing one is told before anything starts
         with standard_torch():
             self._factory = env_factory(
                 env,
@@ -126,9 +134,9 @@ class AsyncPPO:
         """
         sinks = distinct_sinks(sinks)
         with contextlib.ExitStack() as stack:
-            folder = None if self.run_folder is None else stack.enter_context(RunFolder(self.run_folder))
+            folder = None if self.run_folder is None else RunFolder(self.run_folder, can_go_on=False)
             if folder is not None:
-                self._write_settings(folder)
+                self._write_settings(stack.enter_context(folder))
             stack.enter_context(build.reproducible(self.ppo.torch_threads, self.ppo.policy.device))
             signals = stack.enter_context(stop_on_signals())
             groups = default_groups(self.num_envs)
@@ -142,12 +150,15 @@ class AsyncPPO:
                 num_groups=groups,
                 players=build.build_players(pool, kit),
             )
-            return run_training(trainer, self.steps, folder, self._factory.name, None, signals, sinks)
+            return run_training(
+                *(trainer, self.steps, folder, self._factory.name, None, signals, sinks),
+                trackers=find_trackers(self._config.track),
+            )
 
     def _write_settings(self, folder: RunFolder) -> None:
         name = self._name or EnvName(self._factory.name)
         config = dataclasses.replace(
-            self.ppo.config,
+            self._config,
             env_id=name.env_id,
             env_kwargs=name.env_kwargs,
             env_index_kwarg=self._env_index_kwarg,

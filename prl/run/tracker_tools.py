@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -109,13 +110,19 @@ class MlflowSink:
 
     def _log(self, timesteps: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        rows = [self._metric(name, value, now, timesteps) for name, value in metrics.items()]
+        rows = [self._metric(mlflow_name(name), value, now, timesteps) for name, value in metrics.items()]
         self._client.log_batch(self._run_id, metrics=rows)
 
     def close(self) -> None:
         """See `Sink`."""
         states = {"finished": "FINISHED", "stopped": "KILLED"}
         self._client.set_terminated(self._run_id, states.get(self._status, "FAILED"))
+
+
+def mlflow_name(name: str) -> str:
+    """A metric's name as MLflow takes it: a relative path of letters, digits and a few signs."""
+    parts = re.sub(r"[^\w\-. /]", "_", name).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def wandb_sink(settings: Mapping[str, Any], folder: Path) -> Sink:

@@ -405,6 +405,14 @@ def test_a_run_folder_is_free_again_if_the_run_cannot_begin(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_in_the_folder_of_another_is_not_told_to_go_on(tmp_path):
+    """The quick start writes no checkpoints."""
+    (tmp_path / "summary.json").touch()
+    run = AsyncPPO("CartPole-v1", make_ppo(), num_workers=0, run_folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a run already; choose another or remove it$"):
+        run.run()
+
+
 def test_a_sink_without_its_list_is_refused(tmp_path):
     run = AsyncPPO("CartPole-v1", make_ppo(), num_workers=0, run_folder=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"^sinks must be a list of objects"):

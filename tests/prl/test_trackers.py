@@ -16,9 +16,11 @@ import pytest
 import tracker_stubs
 from test_sinks import SMALL
 
+from prl.async_ppo import AsyncPPO
 from prl.cli import train_main
 from prl.config.train_config import ConfigError, TrainConfig
-from prl.run.tracker_tools import finite, summary_metrics
+from prl.quickstart import PPO
+from prl.run.tracker_tools import finite, mlflow_name, mlflow_sink, summary_metrics
 from prl.run.trackers import find_trackers, written_settings
 from prl.run.train import train
 
@@ -187,6 +189,61 @@ def test_settings_that_yaml_cannot_hold_are_described(tmp_path):
 def test_what_is_not_known_is_left_out():
     assert finite({"a": 1, "b": float("nan"), "c": float("inf")}) == {"a": 1.0}
     assert summary_metrics({"status": "finished", "mean_return": None, "seed": 3}) == {"summary/seed": 3.0}
+
+
+def test_mlflow_gets_no_row_twice_after_a_kill(tmp_path, monkeypatch):
+    """A run that was killed goes on before the last rows that were logged."""
+    tool = tracker_stubs.install(monkeypatch, "mlflow")
+    settings = {"track_project": "prl", "env_id": "CartPole-v1"}
+    for rows in ((100, 200), (200, 300)):
+        sink = mlflow_sink(settings, tmp_path)
+        for steps in rows:
+            sink.write(steps, {"time/total_timesteps": steps})
+            sink.write(steps, {"eval/timesteps": steps, "eval/mean_reward": 1.0})
+    logged = [(step, len(row)) for step, row in tool.calls("log")]
+    assert logged == [(100, 1), (100, 2), (200, 1), (200, 2), (300, 1), (300, 2)]
+
+
+def test_names_that_mlflow_would_refuse_are_changed():
+    assert mlflow_name("rollout/info/x_position") == "rollout/info/x_position"
+    assert mlflow_name("rollout/info/reward (total), @50%") == "rollout/info/reward _total__ _50_"
+    assert mlflow_name("eval/info/../a//") == "eval/info/_/a/_/_"
+
+
+def quick_run(folder, **settings):
+    ppo = PPO(is_continuous=False, action_dim=2, observ_dim=4, batch_size=100, hidden_sizes=(8,))
+    return AsyncPPO("CartPole-v1", ppo, num_envs=2, steps=300, num_workers=0, run_folder=folder, **settings)
+
+
+def test_a_run_of_the_quick_start_is_tracked(tmp_path, monkeypatch):
+    tool = tracker_stubs.install(monkeypatch, "trackio")
+    summary = quick_run(tmp_path / "run", track=["trackio"], track_project="quick").run()
+    [opened] = tool.opened
+    assert opened["project"] == "quick"
+    assert opened["config"] == written_settings(tmp_path / "run")
+    assert opened["config"]["track"] == ["trackio"]
+    *rows, last = tool.calls("log")
+    assert len(rows) == summary["iterations"]
+    assert last[1]["summary/mean_return"] == summary["mean_return"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"track": ["wandbb"]}, "track must be wandb, mlflow, .* got 'wandbb'"),
+        ({"track": "wandb"}, "track must be a list, each text, got 'wandb'"),
+        ({"track": ["trackio"], "track_project": ""}, "track_project must be a name, got ''"),
+        ({"track": ["trackio"], "folder": None}, "track needs a run_folder"),
+    ],
+)
+def test_what_the_quick_start_cannot_track_is_told_before_anything_starts(
+    settings, message, tmp_path, monkeypatch
+):
+    tool = tracker_stubs.install(monkeypatch, "trackio")
+    with pytest.raises(ConfigError, match=message):
+        quick_run(**({"folder": tmp_path / "run"} | settings))
+    assert not tool.opened
+    assert not (tmp_path / "run").exists()
 
 
 def of_mlflow(folder):
