@@ -56,6 +56,7 @@ class RunFolder:
 
     Args:
         path: made if need be; must not hold a run, unless that was killed before anything was recorded.
+        can_go_on: whether runs of this kind can be resumed, for the message if it does.
 
     Raises:
         ConfigError: it holds a run already, or cannot be written; nothing is left behind.
