@@ -19,6 +19,9 @@ from workers.envs import env_factory
 from workers.frames import HEADER, Frame, Kind
 from workers.testing import FaultWrapper, ProbeEnv, probe_length, probe_obs, probe_reward
 
+AT_ONCE = 5.0
+"""Seconds that what waits for no deadline may take at most, on a machine that others use, too."""
+
 
 def factory_of(build):
     """A factory of envs like `ProbeEnv()` that `build` makes: without a trial env, which might break too."""

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers import Fifo, Lives, children, factory_of, faulty, script_environment
+from helpers import AT_ONCE, Fifo, Lives, children, factory_of, faulty, script_environment
 from player_helpers import Liar, Slow, Stuck
 from player_world import FIRST, GROUPS, World, kind_of, same_parts, tasks_of
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -274,7 +274,7 @@ def test_a_worker_that_dies_while_it_plays_is_noticed_at_once(fault, transport):
         start = time.monotonic()
         with pytest.raises(WorkerDied, match="during 'play'") as caught:
             list(world.play())
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < AT_ONCE
     assert caught.value.worker == 0
     assert caught.value.exitcode == (-signal.SIGKILL if fault == "sigkill" else 7)
 
@@ -285,7 +285,7 @@ def test_a_worker_that_hangs_is_killed_although_the_others_play_on():
         start = time.monotonic()
         with pytest.raises(WorkerTimeout, match=r"did not answer 'play' within 0.6 s") as caught:
             list(world.play(num_steps=200))
-        assert 0.6 <= time.monotonic() - start < 3.0
+        assert 0.6 <= time.monotonic() - start < AT_ONCE
     assert caught.value.worker == 1
 
 
@@ -344,12 +344,12 @@ def test_a_rollout_of_another_group_is_refused():
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_pool_is_closed_while_its_players_play(transport):
-    world = World(factory_of(Slow), transport=transport)
+    world = World(factory_of(Slow), transport=transport, close_timeout=20.0)
     with Lives(world.pool.worker_pids) as workers:
         world.play(num_steps=10**6)
         start = time.monotonic()
         world.pool.close()
-        assert time.monotonic() - start < 1.5  # those that do not end are killed later
+        assert time.monotonic() - start < AT_ONCE  # those that do not end are killed later
         assert not workers.alive_after(0.0)
 
 

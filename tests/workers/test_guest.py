@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
-from helpers import Expected, Fifo, Lives, factory_of, faulty
+from helpers import AT_ONCE, Expected, Fifo, Lives, factory_of, faulty
 
 from workers import child
 from workers.channel import Channel
@@ -282,7 +282,7 @@ def test_a_worker_that_breaks_in_a_call(fault, kind, message, traceback, transpo
         start = time.monotonic()
         with pytest.raises(kind, match=message) as caught:
             pool.take_answer(lambda *news: None)
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < AT_ONCE
     assert (caught.value.worker, caught.value.env_ids) == (0, (0, 1))
     assert caught.value.last_command == "play"
     assert traceback in caught.value.traceback
@@ -304,7 +304,7 @@ def test_a_worker_that_hangs_in_a_call_is_killed_at_the_deadline(fault):
             WorkerTimeout, match=r"did not answer 'play' within 0.5 s and was killed"
         ) as caught:
             pool.take_answer(lambda *news: None)
-        assert 0.5 <= time.monotonic() - start < 1.5
+        assert 0.5 <= time.monotonic() - start < AT_ONCE
     assert caught.value.worker == 1
     assert caught.value.exitcode == -signal.SIGKILL
 
@@ -332,7 +332,7 @@ def test_a_worker_that_is_killed_while_the_learner_waits_for_its_answer(tmp_path
         pool.call(0, b"play 1 0 1")
         with pytest.raises(WorkerDied, match="signal SIGKILL during 'play'"):
             pool.take_answer(lambda *news: None)
-        assert time.monotonic() - killed_at[0] < 1.0
+        assert time.monotonic() - killed_at[0] < AT_ONCE
         killer.join()
 
 
@@ -357,13 +357,13 @@ def test_an_answer_that_nobody_asked_for():
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_pool_is_closed_in_the_middle_of_a_call(transport):
     """Between two steps the worker looks whether its answer is still wanted."""
-    pool = pool_of(factory_of(Dawdling), transport=transport)
+    pool = pool_of(factory_of(Dawdling), transport=transport, close_timeout=20.0)
     with Lives(pool.worker_pids) as workers:
         for worker in (0, 1):
             pool.call(worker, f"play 1000000 {2 * worker}".encode())
         start = time.monotonic()
         pool.close()
-        assert time.monotonic() - start < 1.5  # well before workers that do not end are killed
+        assert time.monotonic() - start < AT_ONCE  # well before workers that do not end are killed
         assert not workers.alive_after(0.0)
     with pytest.raises(RuntimeError, match="the pool is closed"):
         pool.call(0, b"echo")
@@ -375,7 +375,7 @@ def test_a_call_that_hangs_does_not_keep_a_pool_from_closing():
         pool.call(0, b"play 1 0 1")
         start = time.monotonic()
         pool.close()
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 2.0 + AT_ONCE
         assert not workers.alive_after(0.0)
 
 
