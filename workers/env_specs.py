@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from workers.env_compare import AnyEnv
-from workers.errors import USER_ERRORS, EnvError, one_line
+from workers.errors import USER_ERRORS, EnvError, one_line, place_of
 
 # By what their ids begin with. These packages have no entry point by which Gymnasium would find them.
 _REGISTERED_ON_IMPORT = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
@@ -59,7 +59,7 @@ def _import(module: str, env: str) -> None:
         what = f"cannot import {module!r} of the env id {env!r}"
         if error.name == "gym":
             raise EnvError(f"{what}: it was written for {OLD_GYM_ADVICE}") from error
-        raise EnvError(f"{what}: {one_line(error)}") from error
+        raise EnvError(f"{what}: {one_line(error)}{place_of(error)}") from error
     except USER_ERRORS as error:  # what happens in the module is the user's code
         raise EnvError.of(f"importing {module!r} for {env!r}", error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 import signal
 import traceback
@@ -39,6 +40,18 @@ class EnvError(ValueError):
         """
         text = "".join(traceback.format_exception(error))
         return cls(f"{what} raised {describe(error)}", traceback=text)
+
+
+def place_of(error: BaseException) -> str:
+    """Where a module lies that was not found, if that is the current directory; "" otherwise.
+
+    The command `prl` does not look there for modules, as little as other installed commands do.
+    """
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    found = name and any(os.path.isfile(path) for path in (f"{name}.py", f"{name}/__init__.py"))
+    if not (found and isinstance(error, ModuleNotFoundError)):
+        return ""
+    return f"; {name} is in the current directory, where `python -m prl` looks, in place of `prl`"
 
 
 class EnvCallError(RuntimeError):

@@ -15,7 +15,7 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.utils import RecordConstructorArgs
 
 from workers.arrays import detached
-from workers.errors import USER_ERRORS, EnvError, describe, one_line, shown
+from workers.errors import USER_ERRORS, EnvError, describe, one_line, place_of, shown
 from workers.returns import ReturnError, flag_of, reset_values, step_values
 from workers.rows import IGNORE_MASKS, MASK_KEY
 from workers.space_parts import leaves, numeric_part, select_numeric
@@ -234,7 +234,8 @@ class NamedWrapper:
         except AttributeError as error:
             raise EnvError(f"the wrapper {self.text!r} is unknown: {describe(error)}") from error
         except USER_ERRORS as error:  # what happens in the module is the user's code
-            raise EnvError(f"cannot import the wrapper {self.text!r}: {describe(error)}") from error
+            what = f"cannot import the wrapper {self.text!r}"
+            raise EnvError(f"{what}: {describe(error)}{place_of(error)}") from error
         if not callable(found):
             raise EnvError(f"the wrapper {self.text!r} is not a class")
         return found

@@ -12,7 +12,7 @@ from learner.policy import ActorCritic
 from learner.settings import ConfigError
 from prl.config.train_config import TrainConfig
 from prl.run.torch_state import standard_torch
-from workers.errors import EnvError
+from workers.errors import EnvError, place_of
 
 
 @standard_torch()  # importing an encoder runs the user's code in this process
@@ -61,7 +61,8 @@ def _load_encoder(name: str, observation_space: gym.Space[Any]) -> torch.nn.Modu
     try:
         encoder = getattr(importlib.import_module(module), attribute)(observation_space)
     except Exception as error:  # the module and the class are the user's code
-        raise ConfigError(f"encoder {name!r}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}{place_of(error)}"
+        raise ConfigError(f"encoder {name!r}: {reason}") from error
     if not isinstance(encoder, torch.nn.Module):
         raise ConfigError(f"encoder {name!r} made a {type(encoder).__name__}, not a torch.nn.Module")
     return encoder

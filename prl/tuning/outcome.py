@@ -101,13 +101,14 @@ def as_table(trials: Sequence[FrozenTrial]) -> list[str]:
     ranked = best_first(trials)
     states = [_state(trial) for trial in trials]
     kinds = ", ".join(f"{states.count(kind)} {kind}" for kind in sorted(set(states)))
+    total = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {kinds}"
     if not ranked:
-        return [f"{len(trials)} trials: {kinds}"]
+        return [total]
     rows = ["trial  mean return  returns by seed"]
     for trial in ranked[:_SHOWN]:
         seeds = "  ".join(f"{value:.1f}" for value in trial.user_attrs[RETURNS])
         rows.append(f"{trial.number:5}  {trial.values[0]:11.1f}  {seeds}")
-    return [*rows, f"{len(trials)} trials: {kinds}"]
+    return [*rows, total]
 
 
 def differences(start: TrainConfig, found: Mapping[str, Any]) -> str:

@@ -236,6 +236,19 @@ def test_what_is_no_env(env, message):
     assert message in str(refusal(env))
 
 
+def test_a_module_in_the_current_directory_is_pointed_at(tmp_path, monkeypatch):
+    """An installed command looks for modules where Python is installed, and not where the user is."""
+    (tmp_path / "my_file.py").touch()
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_file", "my_package"):
+        hint = f"; {name} is in the current directory, where `python -m prl` looks, in place of `prl`"
+        assert str(refusal(f"{name}:Env-v0")).endswith(f"No module named '{name}'{hint}")
+        assert str(refusal("CartPole-v1", wrappers=[f"{name}:Wrapper"])).endswith(hint)
+    assert "current directory" not in str(refusal("no_such_module:Env-v0"))
+
+
 @pytest.mark.parametrize(("fault", "text"), [("raise", "ValueError: boom"), ("system_exit", "SystemExit: 3")])
 def test_a_constructor_that_raises(fault, text):
     error = refusal(lambda: FaultWrapper(ProbeEnv(), fault, stage="init"))
