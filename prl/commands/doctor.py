@@ -246,11 +246,12 @@ def _print_advice(diagnosis: Diagnosis) -> None:
         )
 
 
-def _verdict(findings: Sequence[Finding]) -> str:
+def _verdict(findings: Sequence[Finding], has_command: bool) -> str:
     counts = {kind: sum(each.severity is kind for each in findings) for kind in Severity}
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     if errors:
-        return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}: it cannot be trained so."
+        way_out = ", but with the command above" if has_command else ""
+        return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}: it cannot be trained so{way_out}."
     if warnings:
         return f"{counted(warnings, 'warning')}: it can be trained."
     return "All is well."
@@ -268,7 +269,7 @@ def _examine(config: DoctorConfig) -> int:
         return diagnosis.exit_code
     if diagnosis.command:
         _print_advice(diagnosis)
-    print(f"\n{_verdict(diagnosis.findings)}")
+    print(f"\n{_verdict(diagnosis.findings, bool(diagnosis.command))}")
     if config.json is not None:
         replace_json(config.json, diagnosis.to_json())
     return diagnosis.exit_code

@@ -118,6 +118,7 @@ def test_a_missing_time_limit_is_an_error_with_a_way_out(in_this_process, capsys
     assert rows_of(out)["time limit"] == "ERROR"
     assert "prl train --env-id doctor_envs:doctor/Endless-v0 --ends-by-itself\n" in out
     assert "each after 30 steps" in out
+    assert out.endswith("\n1 error, 0 warnings: it cannot be trained so, but with the command above.\n")
     assert run("Endless", "--rollout", "steps") == 0
     assert rows_of(capsys.readouterr().out)["time limit"] == "note"
     assert run("Endless", "--max-episode-steps", "10") == 0
