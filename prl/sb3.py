@@ -47,7 +47,8 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
             first one is also called in this process, to learn the spaces; that env is closed again.
         start_method: of no effect: workers are spawned.
         num_workers: processes; None is one per usable core, 0 keeps the envs in this process.
-        any_objects, step_timeout, start_timeout, close_timeout, pin_workers: see `prl.VectorEnv`.
+        any_objects, step_timeout, start_timeout, pin_workers: see `prl.VectorEnv`.
+        close_timeout: there, too; longer here, since a process that has imported torch takes its time to end.
         shared_memory: whether observations come by shared memory; otherwise through pipes.
 
     Raises:
@@ -67,7 +68,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         shared_memory: bool = True,
         step_timeout: float = 60.0,
         start_timeout: float = 120.0,
-        close_timeout: float = 2.0,
+        close_timeout: float = 5.0,
         pin_workers: bool = True,
     ) -> None:
         if _VecEnv is None:

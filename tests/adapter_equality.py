@@ -43,32 +43,51 @@ POOLS = {
 }
 
 
-def check_equal(kind, pool, steps):
+def check_equal(kind, pools, steps):
     """Compare returned values and generators in all autoreset modes, one after the other.
 
-    `autoreset_mode` is what `step` looks at, so one pair of vector envs serves for all of them.
+    `autoreset_mode` is what `step` looks at, so one vector env serves for all of them. Pools step at the same
+    time, beside one `SyncVectorEnv`.
     """
     expected = SyncVectorEnv(KINDS[kind])
     # A busy machine must not make warnings out of workers that take their time to end.
-    found = prl.VectorEnv(KINDS[kind], **POOLS[pool], close_timeout=60.0)
+    found = {pool: prl.VectorEnv(KINDS[kind], **POOLS[pool], close_timeout=60.0) for pool in pools}
     try:
         for mode in AutoresetMode:
-            expected.autoreset_mode = found.autoreset_mode = mode
-            assert_same(expected.reset(seed=7), found.reset(seed=7))
+            for env in (expected, *found.values()):
+                env.autoreset_mode = mode
+            _compare_resets(expected, found, seed=7)
             expected.action_space.seed(3)
             for _ in range(steps):
-                actions = expected.action_space.sample()
-                returned = expected.step(actions)
-                assert_same(returned, found.step(actions))
-                ended = returned[2] | returned[3]
+                ended = _compare_steps(expected, found)
                 if mode is AutoresetMode.DISABLED and ended.any():
-                    resets = [env.reset(options={"reset_mask": ended}) for env in (expected, found)]
-                    assert_same(*resets)
+                    _compare_resets(expected, found, options={"reset_mask": ended})
             # Without a seed all generators go on.
-            assert_same(expected.reset(), found.reset())
-            assert_same(expected.np_random_seed, found.np_random_seed)
-            draws = [[generator.random() for generator in env.np_random] for env in (expected, found)]
-            assert_same(*draws)
+            _compare_resets(expected, found)
+            generators = expected.np_random_seed, [generator.random() for generator in expected.np_random]
+            for pool, env in found.items():
+                draws = [generator.random() for generator in env.np_random]
+                assert_same(generators, (env.np_random_seed, draws), pool)
     finally:
-        expected.close()
-        found.close()
+        for env in (expected, *found.values()):
+            env.close()
+
+
+def _compare_resets(expected, found, seed=None, options=None):
+    # Gymnasium takes the mask out of the dict.
+    returned = expected.reset(seed=seed, options=None if options is None else dict(options))
+    for env in found.values():
+        env.reset_async(seed=seed, options=options)
+    for pool, env in found.items():
+        assert_same(returned, env.reset_wait(), pool)
+
+
+def _compare_steps(expected, found):
+    """Compare a step with random actions; bool[N], the envs whose episode it has ended."""
+    actions = expected.action_space.sample()
+    for env in found.values():
+        env.step_async(actions)
+    returned = expected.step(actions)
+    for pool, env in found.items():
+        assert_same(returned, env.step_wait(), pool)
+    return returned[2] | returned[3]
