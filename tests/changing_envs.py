@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from workers.testing import ProbeEnv
+
 
 class Levels(gym.Env):
     """Shows noise, higher on higher levels; a reward tells the level, and that at the reset."""
@@ -42,4 +44,22 @@ class Levels(gym.Env):
         return self
 
 
+class Hardens(gym.Wrapper):
+    """Fails once its level is 2, which calls raise."""
+
+    level = 0
+
+    def __init__(self):
+        super().__init__(ProbeEnv(shortest=30, longest=30))
+
+    def step(self, action):
+        if self.level == 2:
+            raise ValueError("too hard")
+        return self.env.step(action)
+
+    def harden(self):
+        self.level += 1
+
+
 gym.register("Levels-v0", Levels)
+gym.register("failing/Hardens-v0", Hardens, max_episode_steps=40)

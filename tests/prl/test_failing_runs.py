@@ -4,7 +4,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 
 from prl.cli import train_main
@@ -15,7 +14,6 @@ from prl.run.periodic_evaluation import evaluation_seeds
 from prl.run.train import train
 from workers.errors import WorkerError
 from workers.seeding import episode_seed
-from workers.testing import ProbeEnv
 
 pytestmark = pytest.mark.filterwarnings("ignore:worker .* it is started again")
 FLAGS = (
@@ -93,27 +91,8 @@ def test_an_evaluation(tmp_path, capsys):
 
 # ---- envs that calls have changed
 
-
-class Hardens(gym.Wrapper):
-    """Fails once its level is 2, which calls raise."""
-
-    level = 0
-
-    def __init__(self):
-        super().__init__(ProbeEnv(shortest=30, longest=30))
-
-    def step(self, action):
-        if self.level == 2:
-            raise ValueError("too hard")
-        return self.env.step(action)
-
-    def harden(self):
-        self.level += 1
-
-
-gym.register("failing/Hardens-v0", Hardens, max_episode_steps=40)
 CONFIG = TrainConfig(
-    env_id="test_failing_runs:failing/Hardens-v0",
+    env_id="changing_envs:failing/Hardens-v0",
     preset="none",
     device="cpu",
     num_envs=2,
