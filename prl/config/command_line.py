@@ -120,10 +120,10 @@ def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Seque
 class _Parser(ArgumentParser):
     """Its help names types as the user does."""
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """See `argparse`. A line may be broken within what is replaced, and stays so."""
         names = re.compile(r"<class(?: |(\n\s*))'(\w+)'>")
-        return names.sub(lambda found: (found[1] or "") + found[2], super().format_help())
+        return names.sub(lambda found: (found[1] or "") + found[2], super().format_help(*args, **kwargs))
 
 
 def _parser(
