@@ -137,3 +137,11 @@ def test_a_worker_starts_without_numpy():
     code = "import sys, workers.bootstrap; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_no_test_module_registers_an_env_when_it_is_imported():
+    """Workers of all tests would get the env, and import the test module for it, torch included."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                assert not ast.unparse(node.value.func).endswith("register"), path.name

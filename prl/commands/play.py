@@ -25,7 +25,7 @@ class PlayConfig:
         seed: seed of the episodes; one other than the training's gives episodes that it has not seen.
         deterministic: take the most likely action instead of drawing one.
         render: human opens a window.
-        video: folder to write one video per episode to.
+        video: folder to write one video per episode to; those of before are replaced.
         max_episode_steps: truncate episodes after this number of steps; null keeps the training's limit.
         env_id: play in another env with the same spaces, or in that of the training under an id that is
             known here; null takes the id of the training.

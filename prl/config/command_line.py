@@ -117,12 +117,21 @@ def _preset_values(parser: ArgumentParser, hints: Mapping[str, Any], argv: Seque
     return {} if preset is None else _checked(parser, hints, preset.settings, f"preset {preset.pattern}")
 
 
+class _Parser(ArgumentParser):
+    """Its help names types as the user does."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """See `argparse`. A line may be broken within what is replaced, and stays so."""
+        names = re.compile(r"<class(?: |(\n\s*))'(\w+)'>")
+        return names.sub(lambda found: (found[1] or "") + found[2], super().format_help(*args, **kwargs))
+
+
 def _parser(
     config_class: type[Any], hints: Mapping[str, Any], prog: str, positional: str | None
 ) -> ArgumentParser:
     help_of = _help_texts(config_class)
     _check_fields(config_class, help_of, positional)
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=prog,
         usage=f"{prog} {positional.upper() + ' ' if positional else ''}[flags]",
         description=docstring_parser.parse(config_class.__doc__ or "").short_description,

@@ -161,8 +161,12 @@ def _best_note(runs: Sequence[Run]) -> str:
     steps = sorted(at for run in runs if math.isfinite(at := best_evaluation(run)[1]))
     if not steps:
         return ""
-    ends = dict.fromkeys(f"{round(step / 1000.0):,}k" for step in (steps[0], steps[-1]))
+    ends = dict.fromkeys(map(_thousands, (steps[0], steps[-1])))
     return f"after {' to '.join(ends)}"
+
+
+def _thousands(steps: float) -> str:
+    return count(steps) if steps < 10_000 else f"{round(steps / 1000.0):,}k"
 
 
 def _success_tile(runs: Sequence[Run]) -> Markup | None:

@@ -69,8 +69,9 @@ def _column(leaf: Leaf, value: Any, count: int, is_batch: bool) -> Array:
         raise RowError(f"{leaf.label} of shape {found}: {leaf.shape} is wanted, or [{batched}]")
     wanted = dataclasses.replace(leaf, shape=shape)
     try:
-        column = wanted.array(value).astype(leaf.dtype, copy=False)
-    except (RuntimeWarning, FloatingPointError):  # a float overflows, and NumPy's warnings are errors
+        with np.errstate(over="raise"):
+            column = wanted.array(value).astype(leaf.dtype, copy=False)
+    except FloatingPointError:  # a float is too large for the dtype
         raise wanted.misfit_error(np.asarray(value)) from None
     if leaf.is_valid is not None and not leaf.is_valid(column):
         raise leaf.error_for(column)

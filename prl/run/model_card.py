@@ -21,6 +21,7 @@ class Card:
         encoder: custom one, as module:Class; None if there is none.
         versions: of the packages of the training.
         has_env_id: whether `env_id` is one that another process knows.
+        mask_from_info: whether `predict` needs the mask of legal actions as an argument.
     """
 
     env_id: str
@@ -30,6 +31,7 @@ class Card:
     encoder: str | None
     versions: Mapping[str, str]
     has_env_id: bool = True
+    mask_from_info: bool = False
 
     def text(self) -> str:
         """README.md."""
@@ -66,7 +68,12 @@ class Card:
         result = {"task": task, "dataset": {"name": self._played, "type": self._played}, "metrics": [metric]}
         return {
             "library_name": "prl",
-            "tags": [self._played, "deep-reinforcement-learning", "reinforcement-learning", "prl"],
+            "tags": [
+                self._played.rpartition(":")[2],
+                "deep-reinforcement-learning",
+                "reinforcement-learning",
+                "prl",
+            ],
             "model-index": [{"name": "PPO", "results": [result]}],
         }
 
@@ -99,12 +106,13 @@ class Card:
     def _usage(self) -> str:
         episodes, seed = self.results["n_eval_episodes"], self.results["seed"]
         again = "\nTraining again: `prl train --config config.yaml`.\n" if self.has_env_id else ""
+        mask = ', action_mask=info["action_mask"]' if self.mask_from_info else ""
         drawn = "" if self.results["is_deterministic"] else " --no-deterministic"
         return (
             "## Usage\n\nThe evaluation again, in the folder of this file:\n\n"
             f"```bash\nprl play . --episodes {episodes} --seed {seed}{drawn}{self.play_flags}\n```\n\n"
             "In Python:\n\n```python\nimport prl\n\n"
-            f'policy = prl.load(".")\naction = policy.predict(observation)\n```\n{again}'
+            f'policy = prl.load(".")\naction = policy.predict(observation{mask})\n```\n{again}'
         )
 
     def _files(self) -> str:

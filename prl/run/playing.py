@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +155,11 @@ class _Filmed(EnvFactory):
         env = super().build(env_index)
         if self.video is None:
             return env
-        return gym.wrappers.RecordVideo(
-            env, str(self.video), episode_trigger=lambda _: True, disable_logger=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # videos of before are replaced, as the guide says
+            return gym.wrappers.RecordVideo(
+                env, str(self.video), episode_trigger=lambda _: True, disable_logger=True
+            )
 
 
 def _require_extras(failure: BaseException) -> None:

@@ -87,7 +87,7 @@ def share(
         files["replay.mp4"] = film
     files |= {name: (run / name).read_bytes() for name in _COPIED if (run / name).is_file()}
     files |= _described(run, play, loaded, episodes)
-    card = _card(files)
+    card = _card(files, loaded)
     files |= {"README.md": card.text().encode(), ".gitattributes": _GIT_ATTRIBUTES.encode()}
     if out.is_dir():
         out.rmdir()
@@ -138,7 +138,7 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _card(files: dict[str, bytes]) -> Card:
+def _card(files: dict[str, bytes], loaded: LoadedPolicy) -> Card:
     """The card of the files that it stands beside."""
     about = json.loads(files["config.json"])
     versions = _versions(files.get("versions.json", b""))
@@ -149,7 +149,8 @@ def _card(files: dict[str, bytes]) -> Card:
         steps=about["timesteps"],
         encoder=about["encoder"],
         versions={name: str(versions[name]) for name in ("prl", "torch", "gymnasium") if name in versions},
-        has_env_id=json.loads(files["spaces.json"])["has_env_id"],
+        has_env_id=loaded.spaces.has_env_id,
+        mask_from_info=loaded.spaces.mask_from_info,
     )
 
 

@@ -131,7 +131,7 @@ def wandb_sink(settings: Mapping[str, Any], folder: Path) -> Sink:
 
     run = wandb.init(
         project=settings["track_project"],
-        name=folder.name,
+        name=name_of_run(folder),
         group=settings["env_id"],
         config=dict(settings),
         dir=str(folder),
@@ -152,7 +152,8 @@ def trackio_sink(settings: Mapping[str, Any], folder: Path) -> Sink:
     with _stdout_to_stderr():
         run = trackio.init(
             project=settings["track_project"],
-            name=known or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",  # Trackio knows runs by name
+            name=known
+            or f"{name_of_run(folder)}-{time.strftime('%Y%m%d-%H%M%S')}",  # Trackio knows runs by name
             group=settings["env_id"],
             config=dict(settings),
             resume="never" if known is None else "allow",
@@ -170,7 +171,7 @@ def swanlab_sink(settings: Mapping[str, Any], folder: Path) -> Sink:
     with _stdout_to_stderr():
         run = swanlab.init(
             project=settings["track_project"],
-            name=folder.name,
+            name=name_of_run(folder),
             group=settings["env_id"],
             config=dict(settings),
             log_dir=str(folder / "swanlog"),
@@ -193,7 +194,7 @@ def mlflow_sink(settings: Mapping[str, Any], folder: Path) -> Sink:
     project = settings["track_project"]
     experiment = client.get_experiment_by_name(project)
     experiment_id = client.create_experiment(project) if experiment is None else experiment.experiment_id
-    run = client.create_run(experiment_id, run_name=folder.name, tags={"env_id": settings["env_id"]})
+    run = client.create_run(experiment_id, run_name=name_of_run(folder), tags={"env_id": settings["env_id"]})
     _keep_run_id(folder, "mlflow", run.info.run_id)
     _log_params(client, run.info.run_id, settings)
     return MlflowSink(client, run.info.run_id, {})
@@ -220,6 +221,12 @@ def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a run's summary, as metrics `summary/NAME`."""
     numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
     return finite({f"summary/{name}": value for name, value in numbers.items()})
+
+
+def name_of_run(folder: Path) -> str:
+    """What trackers call a run: its folder, and for a run of `prl tune` the study and the trial, too."""
+    *_, study, trials, trial, name = ("", "", "", *folder.absolute().parts)
+    return f"{study}-{trial}-{name}" if trials == "trials" else name
 
 
 def _run_id(folder: Path, tool: str) -> str | None:

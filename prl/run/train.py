@@ -108,7 +108,7 @@ def train(
     if config.rollout == "episodes":
         check_trainable(factory)
     with _run_folder(config, here, resume) as folder:
-        folder.write_config(_saved(config))  # at once: the run may be killed while something is measured
+        folder.write_config(begun := _saved(config))  # at once: it may be killed while something is measured
         past, messages = _past(folder, config), [*messages, *_of_beginning(folder)]
         device = pick_device(config.device) if past is None else past.device(config.device)
         policy = build_policy(factory, config).to(device)
@@ -117,7 +117,8 @@ def train(
         about = about_run(config, policy)
         if past is not None:
             past.check(about)
-        folder.write_config(_saved(config))
+        if (settled_config := _saved(config)) != begun:
+            folder.write_config(settled_config)
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)

@@ -4,7 +4,7 @@
     python scripts/checks/foreign_tests.py sb3 FOLDER          # its unpacked source distribution
 
 A test finds prl's class under the name of the class whose place it takes. Tests that ask for what prl does
-not have are left out, and listed with the reason. Exit code 1 if a test fails.
+not have are left out, and listed with the reason. Further options go to pytest. Exit code 1 if a test fails.
 """
 
 from __future__ import annotations
@@ -131,8 +131,14 @@ class Report:
         self.passed += outcome.excinfo is None and self.made > before
 
 
-def run(suite: Suite, folder: Path) -> int:
-    """Run a suite in this process, whose modules it changes; pytest's exit code."""
+def run(suite: Suite, folder: Path, options: Sequence[str]) -> int:
+    """Run a suite in this process, whose modules it changes; pytest's exit code.
+
+    Args:
+        suite: the tests.
+        folder: see `Suite.files`.
+        options: of pytest.
+    """
     files = sorted(str(path) for pattern in suite.files for path in folder.glob(pattern))
     if not files:
         print(f"{folder} has none of {', '.join(suite.files)}", file=sys.stderr)
@@ -144,18 +150,8 @@ def run(suite: Suite, folder: Path) -> int:
     # Tests import each other as modules of a package "tests", and so do workers. Settings of pytest are none.
     sys.path.insert(0, str(folder))
     os.chdir(folder)
-    options = [
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(folder),
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-rs",
-        "--tb=short",
-    ]
-    code = int(pytest.main([*options, *files], plugins=[report]))
+    always = ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", "-q", "-rs"]
+    code = int(pytest.main([*always, *options, *files], plugins=[report]))
     print(f"{report.passed} tests passed that build {module}.{name} in place of {suite.stands_in[0][1]}")
     return code
 
@@ -166,11 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("library", choices=list(SUITES), help="whose tests they are")
     parser.add_argument("folder", type=Path, help="with their folder tests/")
     parser.add_argument("--only", type=int, help="which suite, from 0 on; each runs in a process of its own")
-    options = parser.parse_args(arguments)
+    options, of_pytest = parser.parse_known_args(arguments)
     suites = SUITES[options.library]
     if options.only is not None:
-        return run(suites[options.only], options.folder.resolve())
-    command = [sys.executable, __file__, options.library, str(options.folder), "--only"]
+        return run(suites[options.only], options.folder.resolve(), of_pytest)
+    command = [sys.executable, __file__, options.library, str(options.folder), *of_pytest, "--only"]
     codes = [subprocess.run([*command, str(i)], check=False).returncode for i in range(len(suites))]
     return max(codes)
 

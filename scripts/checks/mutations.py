@@ -8,7 +8,8 @@ from mutations_learner import LEARNER
 from mutations_players import PLAYERS
 from mutations_recovery import RECOVERY
 from mutations_runs import RUNS
+from mutations_showing import SHOWING
 
 __all__ = ["MUTATIONS", "Mutation"]
 
-MUTATIONS = (*LEARNER, *PLAYERS, *RECOVERY, *RUNS, *CHECKPOINTS)
+MUTATIONS = (*LEARNER, *PLAYERS, *RECOVERY, *RUNS, *CHECKPOINTS, *SHOWING)

@@ -324,7 +324,8 @@ def test_an_env_that_fails_in_the_evaluation_ends_the_run(tmp_path, capsys):
     assert train_main(["--env-id", "test/Fails-v0", *flags, "--run-folder", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("train: in the evaluation, worker 0 (envs 0")
-    assert err[0].endswith("raised RuntimeError: out of licences")
+    path = tmp_path / "run/crashes/crash-01.json"
+    assert err[0].endswith(f"raised RuntimeError: out of licences; prl replay {path} shows it")
     assert any("Traceback" in line for line in err[1:])
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["status"], summary["eval_mean_return"]) == ("failed", None)

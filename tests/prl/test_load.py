@@ -171,6 +171,10 @@ def test_drawn_actions_are_those_of_the_seed(tmp_path):
     with pytest.raises(ValueError, match=r"an observation of parts that have different shapes: \(4,\)"):
         policy.predict([obs[0], obs[0][:2]])
     assert policy.predict(obs[:0]).shape == (0,)
+    with pytest.raises(
+        ValueError, match=r"float64, its space says float32, which cannot hold 1e\+300 at index"
+    ):
+        policy.predict(np.full(4, 1e300))
     assert policy.predict(obs[0].tolist()) == policy.predict(obs[:1].astype(np.float64))[0]
 
 

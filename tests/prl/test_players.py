@@ -235,8 +235,7 @@ def test_the_learners_own_open_tasks_have_not_begun():
 # ---- what goes wrong with the policy
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize(("group", "env"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("group", "env", "transport"), [(0, 1, "shared"), (1, 2, "pipe")])
 def test_a_mask_that_allows_nothing_names_the_env_of_the_whole_pool(group, env, transport):
     factory = env_factory(lambda: Stuck(FIRST[1:3]), max_episode_steps=9)
     with World(factory, transport=transport) as world:
@@ -267,8 +266,7 @@ def test_an_env_that_raises_is_named_with_episode_step_and_traceback(transport):
     assert caught.value.last_command == "play"
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("fault", ["sigkill", "os_exit"])
+@pytest.mark.parametrize(("fault", "transport"), [("sigkill", "shared"), ("os_exit", "pipe")])
 def test_a_worker_that_dies_while_it_plays_is_noticed_at_once(fault, transport):
     with World(faulty(fault, at_step=2, seed=FIRST[0]), transport=transport) as world:
         start = time.monotonic()

@@ -49,9 +49,12 @@ def play(players, policy, rounds, number, groups=(0, 1)):
     return parts
 
 
-@pytest.mark.parametrize("transport", ["shared", "pipe"])
-@pytest.mark.parametrize(("num_steps", "fault"), [(None, "sigkill"), (5, "raise"), (5, "obs_nan")])
+@pytest.mark.parametrize(
+    ("num_steps", "fault", "transport"),
+    [(None, "sigkill", "pipe"), (None, "raise", "shared"), (5, "sigkill", "shared"), (5, "obs_nan", "pipe")],
+)
 def test_what_breaks_once_changes_nothing(num_steps, fault, transport, tmp_path):
+    """In pairs: either kind of round over either transport; a death and an exception over either."""
     once = faulty(fault, at_step=2, seed=FIRST[0], once=str(tmp_path / "once"))
     with Recovering(once, transport=transport) as world, InlinePool(env_factory(ProbeEnv), 4) as inline:
         own, rounds = LearnerPlayers(inline), [world.rounds_of(num_steps), kind_of(num_steps, world.policy)]

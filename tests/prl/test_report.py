@@ -398,6 +398,13 @@ def test_numbers_that_cannot_be_drawn_are_left_out(tmp_path):
     assert "nan" not in text
 
 
+def test_the_best_evaluation_of_a_short_run_has_its_steps(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    assert "after 20k" in text_of(page_of(folder))
+    (folder / "evaluations.csv").write_text("eval/timesteps,eval/mean_reward\n212,8\n")
+    assert "after 212" in text_of(page_of(folder))
+
+
 def test_a_link_to_a_video_that_has_gone_is_no_video(tmp_path):
     folder = run_folder(tmp_path / "run")
     (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")

@@ -1,5 +1,6 @@
 """A shared folder holds what its card says, and is played and loaded like the run that it comes from."""
 
+import dataclasses
 import json
 import re
 import socket
@@ -217,6 +218,10 @@ def test_a_card_for_an_id_with_slashes():
     assert card.repository == "ppo-ALE-Pong-v5"
     assert "--seed 1 --no-deterministic\n" in card.text()
     assert "`mine:Encoder`, whose code is not part" in card.text()
+    assert "- ALE/Pong-v5\n" in card.text()
+    assert "policy.predict(observation)\n" in card.text()
+    masked = dataclasses.replace(card, mask_from_info=True)
+    assert 'policy.predict(observation, action_mask=info["action_mask"])\n' in masked.text()
 
 
 def test_sharing_opens_no_connection(run, tmp_path, monkeypatch):

@@ -20,9 +20,10 @@ from prl.async_ppo import AsyncPPO
 from prl.cli import train_main
 from prl.config.train_config import ConfigError, TrainConfig
 from prl.quickstart import PPO
-from prl.run.tracker_tools import finite, mlflow_name, mlflow_sink, summary_metrics
+from prl.run.tracker_tools import finite, mlflow_name, mlflow_sink, name_of_run, summary_metrics
 from prl.run.trackers import find_trackers, written_settings
 from prl.run.train import train
+from prl.tuning.runs import run_folder
 
 TOOLS = sorted(tracker_stubs.TOOLS)
 
@@ -202,6 +203,12 @@ def test_mlflow_gets_no_row_twice_after_a_kill(tmp_path, monkeypatch):
             sink.write(steps, {"eval/timesteps": steps, "eval/mean_reward": 1.0})
     logged = [(step, len(row)) for step, row in tool.calls("log")]
     assert logged == [(100, 1), (100, 2), (200, 1), (200, 2), (300, 1), (300, 2)]
+
+
+def test_runs_are_told_apart_by_their_names(tmp_path):
+    assert name_of_run(tmp_path / "runs" / "cartpole") == "cartpole"
+    assert name_of_run(run_folder(tmp_path / "tune-CartPole-v1", 7, 3)) == "tune-CartPole-v1-0007-seed3"
+    assert name_of_run(Path("/cartpole")) == "cartpole"
 
 
 def test_names_that_mlflow_would_refuse_are_changed():

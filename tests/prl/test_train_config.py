@@ -67,6 +67,7 @@ def test_every_field_has_a_flag_and_a_help_text(name, capsys):
         described = text.partition("\n  --")[0].split("(type:")[0].split("(default:")[0]
         assert len(described.split()) > 1, flag
     assert "None" not in shown.partition("options:")[2]  # which is called null in files and flags
+    assert "<class" not in shown
 
 
 @dataclasses.dataclass
