@@ -209,7 +209,12 @@ class EnvBlock:
                     ended.append((len(rewards), flags))
                     if slab.info_columns:
                         write_final_info(slab.info_columns, info, slab.final_info, rows[len(rewards)])
-                if type(obs) is array_type and obs.dtype is dtype and obs.shape == shape:
+                # An array that was pickled has a dtype that equals NumPy's own, but is another object.
+                if (
+                    type(obs) is array_type
+                    and (obs.dtype is dtype or obs.dtype == dtype)
+                    and obs.shape == shape
+                ):
                     target[...] = obs
                 else:
                     self._codec.write(obs, self._obs, rows[len(rewards)])
@@ -243,7 +248,7 @@ class EnvBlock:
                 self._recorder.record(row, info, restarted=columns is self._next_obs)
         except USER_ERRORS as error:  # the env is the user's code
             self._fail_call(row, f"reset(seed={asked})", error)
-        if type(obs) is np.ndarray and obs.dtype is self._dtype and obs.shape == self._shape:
+        if type(obs) is np.ndarray and obs.dtype == self._dtype and obs.shape == self._shape:
             targets[row][...] = obs
             return
         try:

@@ -202,14 +202,14 @@ class Trainer:
         return self._calls.of_evaluations()
 
     def iterations(self) -> Iterator[Report]:
-        """One report per update: collect a batch, then learn from it.
+        """One report per update, until `total_timesteps` are done: collect a batch, then learn from it.
 
         At the `yield` the policy is that of the report. Other schedules are other generators over `collect`
         and `learn`.
         """
         self._stopwatch = Stopwatch(self._progress.timesteps)
         self._warm_up()
-        while True:
+        while self._progress.timesteps < self.total_timesteps:
             report = self._iterate() if self._lagging is None else self._iterate_overlapped(self._lagging)
             self._stopwatch.pause()
             yield report
