@@ -24,8 +24,9 @@ def _describe_here(trial, timeout):
 workers.envs.describe_in_process = _describe_here  # for the test modules' own factories, too
 
 
-def pytest_collection_finish():
-    """What has been imported by now stays: collections within tests (see `_holdings`) need not look at it.
+@pytest.fixture(scope="module", autouse=True)
+def _imports_stay():
+    """What has been imported by now is not looked at by collections within tests (see `_holdings`).
 
     They take a tenth of a second each, otherwise.
     """
