@@ -34,11 +34,12 @@ def _imports_stay():
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _carried_by_value(request):
-    """Worker processes get envs of a test module as they get those of a user's script.
+@pytest.fixture(scope="module")
+def carried_by_value(request):
+    """Worker processes get envs of the test module as they get those of a user's script.
 
-    They would import the whole module otherwise, and with it pytest and torch.
+    They would import the whole module otherwise, and with it pytest and torch. Not for classes that count
+    something in this process: every env that is built here sets their attributes back.
     """
     cloudpickle.register_pickle_by_value(request.module)
     yield
