@@ -24,8 +24,9 @@ def _describe_here(trial, timeout):
 workers.envs.describe_in_process = _describe_here  # for the test modules' own factories, too
 
 
-def pytest_collection_finish():
-    """What has been imported by now stays: collections within tests (see `_holdings`) need not look at it.
+@pytest.fixture(scope="module", autouse=True)
+def _imports_stay():
+    """What has been imported by now is not looked at by collections within tests (see `_holdings`).
 
     They take a tenth of a second each, otherwise.
     """
@@ -33,11 +34,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _carried_by_value(request):
-    """Worker processes get envs of a test module as they get those of a user's script.
+@pytest.fixture(scope="module")
+def carried_by_value(request):
+    """Worker processes get envs of the test module as they get those of a user's script.
 
-    They would import the whole module otherwise, and with it pytest and torch.
+    They would import the whole module otherwise, and with it pytest and torch. Not for classes that count
+    something in this process: every env that is built here sets their attributes back.
     """
     cloudpickle.register_pickle_by_value(request.module)
     yield

@@ -7,10 +7,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+_HALF_WRITTEN = re.compile(r"\w\.(yaml|json|csv|safetensors)\.\d+\.tmp$")
 
 
 class WriteError(OSError):
@@ -51,6 +54,19 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
         WriteError: see `replace_file`.
     """
     replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what `replace_file` has left of files in a folder when its process was killed.
+
+    Args:
+        folder: that no other process writes to; it need not be there.
+    """
+    with contextlib.suppress(OSError):
+        left = [name for name in os.listdir(folder) if _HALF_WRITTEN.search(name)]
+        for name in left:
+            with contextlib.suppress(OSError):  # others may be removed
+                (folder / name).unlink()
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

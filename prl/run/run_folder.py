@@ -16,7 +16,7 @@ from typing import Any
 from learner.fingerprint import fingerprint
 from learner.policy import ActorCritic
 from learner.settings import ConfigError
-from prl.run.files import WriteError, replace_file, replace_json, versions
+from prl.run.files import WriteError, remove_half_written, replace_file, replace_json, versions
 from prl.run.lock import FolderLock
 from prl.run.weights import save_weights
 
@@ -78,9 +78,14 @@ class RunFolder:
             if not is_new and (holds_results(path) or not self._lock.is_held):
                 self._release()
                 raise ConfigError(_taken(path, can_go_on))
+            self._remove_half_written()
             # The command last: with text in it, but no versions beside it, the file is not one of ours.
             (self.path / "versions.json").write_text(json.dumps(here_and_now(), indent=2) + "\n")
             (self.path / _COMMAND).write_text(_command_line())
+
+    def _remove_half_written(self) -> None:
+        for folder in (self.path, self.path / WEIGHTS, self.path / BEST):
+            remove_half_written(folder)
 
     def _is_new(self) -> bool:
         """Make the file that stands for the folder's use; whether it was not there.
@@ -216,6 +221,7 @@ class ResumedFolder(RunFolder):
             ConfigError: the folder cannot be written.
         """
         with self._written():
+            self._remove_half_written()
             for name, text in self._texts.items():
                 replace_file(self.path / name, text)
             with (self.path / _COMMAND).open("a") as file:

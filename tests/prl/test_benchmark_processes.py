@@ -15,6 +15,8 @@ from prl.commands.suites.processes import (
     watched_script,
 )
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 
 @dataclass(frozen=True)
 class Says:

@@ -320,11 +320,23 @@ def test_a_signal_ends_the_run_in_good_order(run, tmp_path, signum, code):
     assert play_main([str(tmp_path / "run"), "--episodes", "1"]) == 0
 
 
-@pytest.mark.parametrize("name", ["train", "play", "benchmark"])
-def test_the_scripts_run(name):
-    command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--help"]
+def test_the_scripts_run():
+    """One after the other in one process, in which torch is imported once."""
+    code = """
+        import runpy, sys
+
+        for script in sys.argv[1:]:
+            sys.argv = [script, "--help"]
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as end:
+                assert not end.code
+    """
+    names = ("train", "play", "benchmark")
+    scripts = [ROOT / "scripts" / f"{name}.py" for name in names]
+    command = [sys.executable, "-c", textwrap.dedent(code), *scripts]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: {name}.py ")
+    assert re.findall(r"^usage: (\w+)\.py ", done.stdout, re.MULTILINE) == list(names)
 
 
 def test_the_package_itself_imports_without_torch():

@@ -34,6 +34,8 @@ from workers.recovering_pool import Recovery
 from workers.seeding import episode_seed
 from workers.testing import probe_length
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 
 class Chaotic(gym.Env):
     """40 steps of the logistic map: the last bit of an action grows until it decides on the return."""

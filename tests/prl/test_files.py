@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from prl.run.files import WriteError, replace_file, replace_json, versions
+from prl.run.files import WriteError, remove_half_written, replace_file, replace_json, versions
 
 
 @contextmanager
@@ -28,6 +28,15 @@ def test_a_file_is_made_with_its_folders_and_replaced(tmp_path):
     replace_file(file, b"\x00\x01")
     assert file.read_bytes() == b"\x00\x01"
     assert os.listdir(file.parent) == ["a.txt"]
+
+
+def test_what_a_killed_process_has_left_of_a_file_is_removed(tmp_path):
+    (tmp_path / "a.csv.1.tmp").mkdir()
+    for name in ("a.json.12.tmp", "a.json", "a.json.tmp", "a.txt.12.tmp", "12.tmp"):
+        (tmp_path / name).write_text("")
+    remove_half_written(tmp_path)
+    remove_half_written(tmp_path / "gone")
+    assert sorted(os.listdir(tmp_path)) == ["12.tmp", "a.csv.1.tmp", "a.json", "a.json.tmp", "a.txt.12.tmp"]
 
 
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path):

@@ -106,6 +106,7 @@ def test_a_run_that_is_killed_as_it_begins_goes_on_or_begins_again(
             continue
         summary = json.loads((folder / "summary.json").read_text())
         assert (code, summary["weights_sha256"]) == (0, expected)
+        assert list(folder.glob("*.tmp")) == []
         begins = f"{run} was interrupted before its first checkpoint: it begins at its beginning" in err
         assert begins == (holds == "settings" and folder == run)
 

@@ -16,6 +16,8 @@ from prl.run.weights import weights_sha256
 from prl.training.group_round import GroupTask, play_groups
 from workers.errors import EnvError, WorkerEnvFailed
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 
 def make_ppo(**changes):
     settings = {

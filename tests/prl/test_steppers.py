@@ -21,6 +21,8 @@ from prl.commands.suites.settings import BenchmarkConfig
 from prl.commands.suites.stepping import make_task, stepping
 from workers import spawning
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 N = 5
 STEPPERS = steppers(2)
 OWN_ENVS = [

@@ -17,6 +17,8 @@ from prl.run.saved_run import evaluate_run
 from prl.run.torch_state import standard_torch
 from prl.run.train import train
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 
 def state():
     return {

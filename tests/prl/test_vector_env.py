@@ -27,7 +27,7 @@ from workers.testing import ProbeEnv
 # A busy machine must not make warnings out of workers that take their time to end.
 VectorEnv = functools.partial(prl.VectorEnv, close_timeout=60.0)
 make_vec = prl.make_vec
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("carried_by_value", "leaves_nothing")
 TALKERS = KINDS["talker"]
 
 

@@ -21,6 +21,8 @@ from workers.errors import EnvError
 from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 
 class Engine:
     """Something that cannot be pickled, like a handle of a C library."""

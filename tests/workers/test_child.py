@@ -14,6 +14,8 @@ from workers.envs import env_factory
 from workers.process_pool import ProcessPool
 from workers.testing import ProbeEnv, probe_obs
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # As users write them: no `__main__` guard, everything in one file, torch at its top.

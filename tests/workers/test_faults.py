@@ -38,7 +38,7 @@ from workers.process_pool import ProcessPool
 from workers.testing import FaultWrapper, ProbeEnv
 from workers.worker_set import WorkerSet
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("carried_by_value", "leaves_nothing")
 
 ALL = np.arange(3, dtype=np.int64)  # env 0 on worker 0, envs 1 and 2 on worker 1
 SEEDS = (50, 51, 52)

@@ -20,6 +20,8 @@ from workers.inline_pool import InlinePool
 from workers.process_pool import ProcessPool
 from workers.slab import SlabLayout
 
+pytestmark = pytest.mark.usefixtures("carried_by_value")
+
 N = 4
 
 

@@ -22,7 +22,7 @@ from workers.process_pool import ProcessPool
 from workers.slab import SlabLayout
 from workers.testing import ProbeEnv, probe_obs
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("carried_by_value", "leaves_nothing")
 
 TRANSPORTS = ("shared", "pipe")
 SEEDS = (50, 51, 52, 53)

@@ -14,7 +14,7 @@ from workers.output import Output
 from workers.process_pool import ProcessPool
 from workers.testing import FaultWrapper, ProbeEnv
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("carried_by_value", "leaves_nothing")
 
 IDS = np.arange(4)
 

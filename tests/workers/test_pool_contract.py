@@ -181,10 +181,17 @@ LAYOUTS = {
 }
 
 
-@some_pools
-@pytest.mark.parametrize(("shape", "dtype"), LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        *((layout, name) for layout in LAYOUTS for name in ("inline", "pipe-1", "shared-2")),
+        *((layout, name) for layout in ("bytes", "image") for name in ("pipe-3", "recovering-2")),
+    ],
+)
 @pytest.mark.usefixtures("leaves_nothing")
-def test_layouts_and_box_actions(make_pool, shape, dtype):
+def test_layouts_and_box_actions(layout, name):
+    """Every layout here and over either transport; small and large rows in the other pools, too."""
+    make_pool, (shape, dtype) = POOLS[name], LAYOUTS[layout]
     expected = Expected(N, shape, dtype)
     factory = env_factory(ProbeEnv, env_kwargs={"shape": shape, "dtype": dtype, "box_action": True})
     with make_pool(factory, N) as pool:
@@ -207,7 +214,7 @@ class ExpectedComposite(Expected):
         return self.codec.pack(composite_of(code))
 
 
-@pytest.mark.parametrize("make_pool", POOLS.values(), ids=POOLS.keys())
+@some_pools
 @pytest.mark.usefixtures("leaves_nothing")
 def test_nested_observations_and_actions(make_pool):
     """The env refuses actions that are not made as Gymnasium makes them, and certifies the others."""
