@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -224,3 +225,8 @@ def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:
     scaling = float(np.max(mine.high)) if isinstance(mine, gym.spaces.Box) else 0.0
     if scaling > limit * (1.0 + 1e-6):
         raise ConfigError(f"action_scaling={scaling:g} exceeds the bounds of {factory.name}: {action}")
+    if scaling < limit * (1.0 - 1e-6) < np.inf:
+        warnings.warn(
+            f"action_scaling={scaling:g} leaves out a part of the actions of {factory.name}: {action}",
+            stacklevel=3,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,14 @@ def _train(flags: TrainFlags) -> None:
         f"{summary['env_id']}: {summary['timesteps']:,} steps in {summary['wall_seconds']:.1f} s "
         f"({summary['steps_per_second']:,.0f} steps/s), {summary['episodes']:,} episodes, "
         + ("none ended" if mean is None else f"mean return {mean:.1f}")
+        + f"; {_shortest(summary['run_folder'])}"
     )
+
+
+def _shortest(path: str) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def _messages(config: TrainConfig) -> list[str]:

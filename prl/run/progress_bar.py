@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ _PARTS = {
     "rollout/occupancy": "occupancy {:.0%}",
 }
 _FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]"
+_BESIDE = 48  # columns of what comes before these parts, with a bar of ten
 
 
 class ProgressBar:
@@ -64,10 +67,19 @@ class ProgressBar:
             return
         known = {name: metrics[name] for name in _PARTS if math.isfinite(metrics.get(name, math.nan))}
         parts = [_PARTS[name].format(value) for name, value in known.items()]
-        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.set_postfix_str(", ".join(self._fitting(parts)), refresh=False)
         # The last round may go past the total; a bar at 103 % would look like a mistake.
         self._bar.update(min(timesteps, self._total) - self._bar.n)
         self._bar.refresh()
+
+    def _fitting(self, parts: list[str]) -> list[str]:
+        """The first parts, as many as leave room for a bar; all of them in a notebook."""
+        try:
+            room: float = os.get_terminal_size(sys.stderr.fileno()).columns - _BESIDE
+        except (OSError, ValueError, AttributeError):
+            room = math.inf
+        ends = itertools.accumulate(len(part) + len(", ") for part in parts)
+        return [part for part, end in zip(parts, ends, strict=True) if end <= room]
 
     def close(self) -> None:
         """See `Sink`."""

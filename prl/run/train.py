@@ -90,7 +90,7 @@ def train(
             again for updates that were recorded. What it raises ends the run.
 
     Returns:
-        The summary, which is also written to `summary.json`.
+        The summary, which is also written to `summary.json`, and the absolute `run_folder`.
 
     Raises:
         ConfigError, EnvError: the config cannot be carried out, `sinks` is no list of sinks, or the run
@@ -122,7 +122,8 @@ def train(
         folder.write_spaces(PolicySpaces.of(factory, policy).to_json())
         for line in (*messages, *measured, *of_threads, *_messages(config, factory)):
             log(line)
-        return _run(config, factory, policy, folder, about, past, sinks, log, stop, on_update)
+        summary = _run(config, factory, policy, folder, about, past, sinks, log, stop, on_update)
+        return {**summary, "run_folder": str(folder.path)}
 
 
 def _run(
