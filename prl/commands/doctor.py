@@ -251,9 +251,8 @@ def _verdict(findings: Sequence[Finding], has_command: bool) -> str:
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     if errors:
         way_out = ", but with the command above" if has_command else ""
-        return (
-            f"{counted(errors, 'error')}, {counted(warnings, 'warning')}: it cannot be trained so{way_out}."
-        )
+        found = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+        return f"{found}: it cannot be trained so{way_out}."
     if warnings:
         return f"{counted(warnings, 'warning')}: it can be trained."
     return "All is well."

@@ -91,7 +91,11 @@ def read_config(config_class: type[Config], file: Path) -> Config:
     """
     hints = get_type_hints(config_class)
     parser = _parser(config_class, hints, "", None)
-    return config_class(**_complete(_file_values(parser, hints, file), file))
+    values = _complete(_file_values(parser, hints, file), file)
+    try:
+        return config_class(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _complete(values: dict[str, Any], file: Path | None) -> dict[str, Any]:

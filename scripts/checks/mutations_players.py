@@ -61,15 +61,15 @@ PLAYERS = (
     Mutation(
         "envs that have finished stay in the active mask",
         "prl/training/worker_players.py",
-        "                    if not goes_on_after_episodes(task):\n                        self.active.leave(env_ids)\n",
+        "                self.active.leave(env_ids, ago)\n",
         "",
         (f"{_PLAYERS}::test_envs_leave_the_mask_with_their_episode_shortest_first",),
     ),
     Mutation(
         "in rounds of fixed steps an env leaves with its episode",
-        "prl/training/worker_players.py",
-        "if not goes_on_after_episodes(task):",
-        "if task is not None:",
+        "prl/training/player_guest.py",
+        "nobody_listens if goes_on_after_episodes(asked.task) else news",
+        "news",
         (f"{_PLAYERS}::test_in_rounds_of_fixed_steps_all_stay_to_the_end",),
     ),
     Mutation(
@@ -161,7 +161,7 @@ PLAYERS = (
     Mutation(
         "the following batch begins before this one is full",
         "prl/training/collector.py",
-        "following is not None and steps >= self.batch_size",
+        "following is not None and certain >= self.batch_size",
         "following is not None",
         ("prl/test_collector.py",),
     ),

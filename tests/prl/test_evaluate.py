@@ -87,7 +87,7 @@ def linear_policy(env, weight, bias=0.0):
 
 def played(env, policy, seeds, num_envs=4, num_workers=0, **options):
     factory = env_factory(env, max_episode_steps=100)
-    with make_pool(factory, num_envs, num_workers) as pool:
+    with make_pool(factory, num_envs, num_workers, close_timeout=20.0) as pool:
         return evaluate(policy, pool, seeds, **options)
 
 
@@ -244,6 +244,7 @@ SMALL = TrainConfig(
     env_id="test/Chaotic-v0",
     num_envs=4,
     num_workers=0,
+    close_timeout=20.0,
     total_timesteps=3500,  # more than the 2048 of the first statistics
     batch_size=300,
     hidden_sizes=(8,),

@@ -159,6 +159,17 @@ def test_without_a_word_of_success_there_is_none(run, capsys):
     assert "success" not in out
 
 
+def test_settings_that_are_wrong_are_named_with_their_file(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    for text in ("", "env_id: CartPole-v1\nbatch_size: 0\n"):
+        config.write_text(text)
+        assert play_main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"play: {config}: env_id is required, e.g. CartPole-v1",
+        f"play: {config}: batch_size must be at least 1, got 0",
+    ]
+
+
 def test_another_env_must_have_the_same_spaces(run, capsys):
     capsys.readouterr()
     assert play_main([str(run), "--env-id", "CartPole-v1"]) == 2

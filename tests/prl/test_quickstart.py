@@ -256,6 +256,12 @@ def test_a_ppo_that_does_not_fit_the_env_is_refused(env_id, changes, message):
         AsyncPPO(env=env_id, ppo=make_ppo(**changes))
 
 
+def test_actions_that_are_left_out_are_told():
+    ppo = make_ppo(is_continuous=True, action_dim=1, observ_dim=3, action_scaling=1.0)
+    with pytest.warns(UserWarning, match="action_scaling=1 leaves out a part of the actions of Pendulum-v1"):
+        AsyncPPO(env="Pendulum-v1", ppo=ppo)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -102,6 +102,7 @@ def test_an_env_that_sets_torchs_state_is_trained_played_and_measured_like_any_o
             env_id="test/SetsEverything-v0",
             env_kwargs={"meddles": meddles},
             num_workers=num_workers,
+            close_timeout=20.0,
             total_timesteps=200,
             batch_size=100,
             eval_freq=100,
