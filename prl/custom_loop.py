@@ -21,9 +21,10 @@ from prl.run.torch_state import standard_torch
 from prl.training.checks import ActionCheck, as_flags, check_pool_settings
 from workers.arrays import Array, Flags, Ids
 from workers.casts import cast_exactly
+from workers.data_pickle import NotData
 from workers.env_call import EnvCall
 from workers.envs import EnvLike, env_factory
-from workers.errors import EnvError
+from workers.errors import EnvCallError, EnvError
 from workers.pool import StepBatch
 from workers.recovering_pool import Recovery
 from workers.seeding import episode_seed
@@ -260,9 +261,10 @@ class EnvVectorizer:
             N results, plain data.
 
         Raises:
-            EnvCallError: an env raised, or a result cannot be sent.
-            NotData: a result is an object of a class that is not data.
-            WorkerError: a worker died, hung or reported a failed env. All workers are ended after any error.
+            EnvCallError: an env has no such method or attribute, and no env was called; the workers live on.
+                Or an env raised, or a result cannot be sent; then all workers are ended.
+            NotData: a result is an object of a class that is not data. All workers are ended then.
+            WorkerError: a worker died, hung or reported a failed env. All workers are ended then.
         """
         return tuple(self._change(EnvCall("call", name, *_copied(args, kwargs))))
 
@@ -270,9 +272,11 @@ class EnvVectorizer:
         """An attribute of every env, or of one of its wrappers.
 
         Raises:
-            EnvCallError, NotData, WorkerError: see `call`.
+            EnvCallError: an env has no such attribute, or it cannot be sent; the workers live on.
+            NotData: it is an object of a class that is not data; the workers live on.
+            WorkerError: a worker died, hung or reported a failed env. All workers are ended then.
         """
-        with self._asking():
+        with self._asking(EnvCallError, NotData):
             return tuple(self._pool.env_calls.get(np.arange(self.num_envs), name))
 
     def set_attr(self, name: str, values: Any) -> None:
@@ -296,6 +300,8 @@ class EnvVectorizer:
 
     def _change(self, call: EnvCall) -> list[Any]:
         calls = [*self._calls, call]
+        with self._asking(EnvCallError):
+            self._pool.env_calls.require(np.arange(self.num_envs), call.name)
         with self._asking():
             found = self._pool.env_calls.carry_out(np.arange(self.num_envs), calls, results=True)
         self._calls = calls
@@ -315,12 +321,15 @@ class EnvVectorizer:
             return self._pool.recv()
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self, *harmless: type[Exception]) -> Iterator[None]:
+        """Ask something of the workers, which are ended after any error but those that are harmless."""
         # An env in this process (num_workers=0) is the user's code, too.
         state = standard_torch() if self._pool.num_workers == 0 else contextlib.nullcontext()
         try:
             with state:
                 yield
+        except harmless:
+            raise
         except BaseException:
             # A custom loop may have no `with`. After Ctrl-C in a notebook, the answer that is still to come
             # would be taken for that of the next command.

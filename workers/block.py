@@ -64,7 +64,7 @@ class EnvBlock:
     ) -> None:
         self._slab = slab
         self.first_env = first_env
-        self._episode = [-1] * len(slab)
+        self._played = [False] * len(slab)  # whether they were reset before
         self._seeds = [0] * len(slab)  # of the episodes
         # The steps of an episode so far are the sum of the two: counting one is cheaper than counting all.
         self._steps = [0] * len(slab)
@@ -114,7 +114,7 @@ class EnvBlock:
 
     def has_played(self, row: int) -> bool:
         """Whether the env of a row was reset before."""
-        return self._episode[row] >= 0
+        return self._played[row]
 
     def record_infos(self, recorder: InfoRecorder) -> None:
         """From now on, give the infos of resets and steps to a recorder, unless they are empty."""
@@ -234,7 +234,7 @@ class EnvBlock:
         targets: Sequence[Array],
         options: Options = None,
     ) -> None:
-        self._episode[row] += 1
+        self._played[row] = True
         self._seeds[row] = seed
         self._steps[row] = -self._full_steps
         asked = None if seed == NO_SEED else seed
@@ -285,8 +285,9 @@ class EnvBlock:
     def _fail(self, row: int, what: str, cause: BaseException | None = None) -> NoReturn:
         env, steps = self.first_env + row, self._steps[row] + self._full_steps
         where = f"env {env}"
-        if self._episode[row] >= 0:
-            where += f", episode {self._episode[row]}, step {steps}"
+        if self._played[row]:  # the seed, since a number of the episode would count from the process's start
+            seed = "" if self._seeds[row] == NO_SEED else f", seed {self._seeds[row]}"
+            where += f"{seed}, step {steps}"
         failure = EnvFailure(" ".join(f"{where}: {what}".split()))  # spaces print in several lines
         failure.episode = FailedEpisode(env, self._seeds[row], steps)
         raise failure from cause

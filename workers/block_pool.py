@@ -60,14 +60,14 @@ class BlockPool:
 
     def reset(self, env_ids: Ids, seeds: Seeds) -> None:
         """See `EnvPool.reset`."""
-        self._require_open()
+        self.require_open()
         rows, listed = self._rows(env_ids), np.asarray(seeds, SEED_DTYPE).tolist()
         indices = rows.tolist()
         self._commands.append(_Command("reset", env_ids, lambda: self._block.reset(indices, listed), rows))
 
     def send(self, env_ids: Ids, actions: Array, next_seeds: Seeds | None = None) -> None:
         """See `EnvPool.send`."""
-        self._require_open()
+        self.require_open()
         rows = self._rows(env_ids)
         self._slab.action[rows] = actions
         indices = rows.tolist()
@@ -91,7 +91,8 @@ class BlockPool:
     def _rows(self, env_ids: Ids) -> Ids:
         return env_ids - self._first_env if self._first_env else env_ids
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raises `RuntimeError` if the pool is closed."""
         if self._closed:
             raise RuntimeError(POOL_CLOSED)
 

@@ -22,21 +22,21 @@ class EnvCall:
     Attributes:
         verb: "method" calls a method; "call" does as Gymnasium's vector envs, for which an attribute that
             cannot be called is its own result; "set" sets an attribute, which has to be there; "attribute"
-            returns one.
+            returns one; "look_up" only looks whether it is there.
         name: of the method or attribute.
         args, kwargs: of the method; of "set", `args` is the value.
         per_env: of "set": `args` has a value for each of the N envs.
     """
 
-    verb: Literal["method", "call", "set", "attribute"]
+    verb: Literal["method", "call", "set", "attribute", "look_up"]
     name: str
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     per_env: bool = False
 
     def __str__(self) -> str:
-        words = {"set": f"setting {self.name}", "attribute": f"reading {self.name}"}
-        return words.get(self.verb, f"{self.name}()")
+        words = {"set": "setting", "attribute": "reading", "look_up": "looking up"}
+        return f"{words[self.verb]} {self.name}" if self.verb in words else f"{self.name}()"
 
     def of_env(self, env: Any, index: int) -> Any:
         """Carry it out in one env; its result. Raises whatever the env raises.
@@ -47,6 +47,8 @@ class EnvCall:
         """
         if self.verb != "set":
             found = env.get_wrapper_attr(self.name)
+            if self.verb == "look_up":
+                return None
             if self.verb == "attribute" or (self.verb == "call" and not callable(found)):
                 return found
             return found(*self.args, **self.kwargs)
@@ -114,6 +116,13 @@ class ChangesEnvs(Protocol):
         Raises:
             EnvCallError: an env has no such attribute, or it cannot be sent.
             NotData: it is an object of a class that is not data.
+        """
+
+    def require(self, env_ids: Ids, name: str) -> None:
+        """Look whether each of these envs, or one of its wrappers, has an attribute or method.
+
+        Raises:
+            EnvCallError: an env has not.
         """
 
     def infos(self, env_ids: Ids) -> list[InfoGroup]:

@@ -39,7 +39,11 @@ class CallablePool(Protocol):
         """The envs of each worker."""
 
     def incarnation(self, worker: int) -> int:
-        """How often a worker was started before."""
+        """How often a worker was started before.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
 
     def request(self, worker: int, payload: bytes, name: str) -> None:
         """Ask something of a worker's envs; see `workers.requests`."""
@@ -150,7 +154,14 @@ class EnvCalls:
 
     def get(self, env_ids: Ids, name: str) -> list[Any]:
         """See `ChangesEnvs`."""
-        call = EnvCall("attribute", name)
+        return self._look_up(env_ids, EnvCall("attribute", name))
+
+    def require(self, env_ids: Ids, name: str) -> None:
+        """See `ChangesEnvs`."""
+        self._look_up(env_ids, EnvCall("look_up", name))
+
+    def _look_up(self, env_ids: Ids, call: EnvCall) -> list[Any]:
+        """The results of a call that changes nothing."""
         found: list[Any] = []
         for worker, rows in self._rows(env_ids).items():
             answers = self._exchange({worker: change_request(rows, [call], results=True)})

@@ -76,7 +76,8 @@ class RemoteTraceback(Exception):
 class EnvFailure(Exception):
     """One env broke its contract inside a worker: it raised, or returned something that is not valid.
 
-    The message names env, episode and step; `__cause__` is the env's own exception, if it raised one.
+    The message names env, seed of the episode and step; `__cause__` is the env's own exception, if it raised
+    one.
 
     Attributes:
         episode: in which it happened; None if that is not known.

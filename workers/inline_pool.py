@@ -75,7 +75,12 @@ class InlinePool:
             self._generators.put_back()
 
     def incarnation(self, worker: int) -> int:
-        """The envs are never others."""
+        """The envs are never others.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        self._pool.require_open()
         return 0
 
     def request(self, worker: int, payload: bytes, name: str) -> None:

@@ -182,7 +182,13 @@ class ProcessPool:
             command.settled.add(worker)
 
     def incarnation(self, worker: int) -> int:
-        """How often a worker was started before."""
+        """How often a worker was started before.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        if not self._workers.handles:
+            raise RuntimeError(POOL_CLOSED)
         return self._workers.handles[worker].incarnation
 
     @property

@@ -72,6 +72,10 @@ class RecoveredCalls:
         """See `ChangesEnvs`."""
         return self._until_done(lambda: self._calls.get(env_ids, name))
 
+    def require(self, env_ids: Ids, name: str) -> None:
+        """See `ChangesEnvs`."""
+        self._until_done(lambda: self._calls.require(env_ids, name))
+
     def infos(self, env_ids: Ids) -> list[InfoGroup]:
         """See `ChangesEnvs`. If a worker has just died, envs whose episode is over have none."""
         return self._until_done(lambda: self._calls.infos(env_ids))

@@ -55,7 +55,7 @@ class VectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     It gives, bit for bit, what `gymnasium.vector.SyncVectorEnv` gives: observations, rewards as f64[N],
     flags, and infos. It takes the arguments of `gymnasium.vector.AsyncVectorEnv`, and stands in its place.
 
-    Where it differs: an env that raises is a `WorkerEnvFailed` that names env, episode and step, and ends all
+    Where it differs: an env that raises is a `WorkerEnvFailed` that names env, seed and step, and ends all
     workers, as the death of a worker does; observations have to be finite, in shape and kind those of their
     space; actions are converted to the dtype of the action space, and refused before anything is sent if
     they are none of its choices or not finite.

@@ -218,7 +218,7 @@ def test_a_failing_env_is_named_with_its_traceback(where, message, num_workers, 
     failing = ("--on-worker-failure", "fail")
     assert train_small(tmp_path / "run", *flags, *failing, env_id="test/Broken-v0") == 1
     err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith("train: worker 0 (envs 0) failed: env 0, episode 0, ")
+    assert err[0].startswith("train: worker 0 (envs 0) failed: env 0, seed ")
     assert message in err[0].replace("step(1)", "step(0)")
     # A wrong value is named in the line; only the env's own exception has a traceback that helps.
     assert any("Traceback" in line for line in err[1:]) == (where == "step")

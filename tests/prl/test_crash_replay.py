@@ -130,7 +130,7 @@ def test_the_traceback_of_the_env_comes_again(tmp_path, capsys):
         "failed as in the run after 2 steps",
     ]
     lines = out.err.splitlines()
-    assert lines[0] == "replay: env 2, episode 0, step 3: step(3) raised ValueError: boom"
+    assert lines[0] == f"replay: env 2, seed {SEED}, step 3: step(3) raised ValueError: boom"
     assert lines[-1] == "ValueError: boom"
     assert any("testing.py" in line for line in lines)
 
@@ -149,7 +149,7 @@ def test_the_traceback_of_the_env_comes_again(tmp_path, capsys):
 def test_whatever_it_was(fault, where, actions, message, tmp_path, capsys):
     assert replay(crash_file(tmp_path, fault, actions, error="it died", **where)) == 1
     out = capsys.readouterr()
-    assert f"replay: env 2, episode 0, {message}" in out.err
+    assert f"replay: env 2, seed {SEED}, {message}" in out.err
     assert "failed after" in out.out  # and not as in the run, which said something else
 
 

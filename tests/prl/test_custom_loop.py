@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from prl import PPO, EnvVectorizer, VecMemory, utils
 from prl.training.checks import ActionCheck
+from workers.data_pickle import NotData
 from workers.errors import EnvCallError, WorkerEnvFailed
 
 ENVS = np.array([2, 5, 7])  # the envs that are still playing
@@ -422,9 +423,9 @@ def test_infos_are_empty_unless_they_are_asked_for():
     ("ask", "error", "message"),
     [
         (lambda env: env.call("break_down"), EnvCallError, r"^env 0: break_down\(\) raised KeyError"),
-        (lambda env: env.call("nothing"), EnvCallError, r"^env 0: nothing\(\) raised AttributeError"),
+        (lambda env: env.call("nothing"), EnvCallError, "^env 0: looking up nothing raised Attribute"),
         (lambda env: env.get_attr("nothing"), EnvCallError, "^env 0: reading nothing raised AttributeError"),
-        (lambda env: env.set_attr("nothing", 1), EnvCallError, "^env 0: setting nothing raised AttributeErr"),
+        (lambda env: env.set_attr("nothing", 1), EnvCallError, "^env 0: looking up nothing raised Attrib"),
         (lambda env: env.set_attr("level", [1]), ValueError, "one for each of the 3 envs, got 1"),
         (lambda env: env.call("returns_itself"), ValueError, "changing_envs.Levels"),
     ],
@@ -434,6 +435,36 @@ def test_calls_that_fail_say_so(ask, error, message):
         with pytest.raises(error, match=message) as raised:
             ask(env)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda env: env.get_attr("levle"),
+        lambda env: env.get_attr("unwrapped"),  # it is there, but is no data
+        lambda env: env.set_attr("levle", 5),
+        lambda env: env.call("ad", 5),
+    ],
+)
+def test_workers_live_on_after_what_has_changed_no_env(ask, num_workers):
+    with EnvVectorizer(Levels, 3, num_workers=num_workers, max_episode_steps=9) as env:
+        env.set_attr("level", 4)
+        with pytest.raises((EnvCallError, NotData)):
+            ask(env)
+        env.call("add", 1)
+        assert env.get_attr("level") == (5, 5, 5)
+        env.reset()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_after_a_call_that_may_have_changed_something_the_pool_is_closed(num_workers):
+    with EnvVectorizer(Levels, 3, num_workers=num_workers, max_episode_steps=9) as env:
+        with pytest.raises(EnvCallError, match="KeyError"):
+            env.call("break_down")
+        for ask in (lambda: env.get_attr("level"), lambda: env.call("add", 1), env.reset):
+            with pytest.raises(RuntimeError, match=r"^the pool is closed"):
+                ask()
 
 
 def test_a_call_of_an_attribute_reads_it():

@@ -65,7 +65,7 @@ def test_a_step_in_the_middle_of_an_episode(way, rollout, tmp_path, capsys):
 def test_a_reset(way, rollout, tmp_path, capsys):
     kwargs = ("fault=raise", "stage=reset", f"seed={STARTED}")
     error, crash, last = fails(tmp_path / "run", capsys, (*WAYS[way], *rollout), kwargs)
-    assert f"env 2, episode 1, step 0: reset(seed={STARTED}) raised ValueError: boom" in error
+    assert f"env 2, seed {STARTED}, step 0: reset(seed={STARTED}) raised ValueError: boom" in error
     assert (crash.env, crash.seed, len(crash.actions)) == (2, STARTED, 0)
     assert last == "failed as in the run after 0 steps"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_an_env_that_fails_is_named_in_one_line(run, failure, message, capsys, m
     out = capsys.readouterr()
     assert out.out == ""
     first, *rest = out.err.splitlines()
-    assert first.startswith("play: worker 0 (envs 0) failed: env 0, episode 0, step 3: ")
+    assert re.match(r"play: worker 0 \(envs 0\) failed: env 0, seed \d+, step 3: ", first)
     assert first.endswith(message)
     assert any(line.startswith("Traceback") for line in rest) == (failure == "raise")
 

@@ -257,9 +257,10 @@ def test_weights_that_are_not_finite_are_the_policys_fault(transport):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_env_that_raises_is_named_with_episode_step_and_traceback(transport):
+def test_an_env_that_raises_is_named_with_seed_step_and_traceback(transport):
     with World(faulty("raise", at_step=2, seed=FIRST[2]), transport=transport) as world:
-        with pytest.raises(WorkerEnvFailed, match=r"env 2, episode 0, step 2: .*ValueError: boom") as caught:
+        message = rf"env 2, seed {FIRST[2]}, step 2: .*ValueError: boom"
+        with pytest.raises(WorkerEnvFailed, match=message) as caught:
             list(world.play())
     assert (caught.value.worker, caught.value.env_ids) == (1, (2, 3))
     assert "ValueError: boom" in caught.value.traceback

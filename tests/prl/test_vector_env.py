@@ -305,7 +305,7 @@ def test_close_ends_a_step_that_hangs(tmp_path):
 def test_an_env_that_breaks_is_named_and_ends_all_workers():
     env = VectorEnv([Talker, Talker, Breaks], num_workers=2)
     env.reset(seed=0)
-    with pytest.raises(WorkerEnvFailed, match=r"env 2, episode 0, step 1: step\(3\) raised RuntimeError: it"):
+    with pytest.raises(WorkerEnvFailed, match=r"env 2, seed 2, step 1: step\(3\) raised RuntimeError: it"):
         env.step([3, 3, 3])
     assert env.closed
 

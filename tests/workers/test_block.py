@@ -91,7 +91,7 @@ def test_a_bad_observation_is_refused_and_named(fault, dtype, message, stage):
     block, _ = block_of(factory, first_env=40)
     block.reset([0, 1, 2], [10, 11, 12])
     where = "step 0" if stage == "reset" else "step 2"
-    with pytest.raises(EnvFailure, match=f"^env 41, episode 1, {where}: returned an observation.*{message}"):
+    with pytest.raises(EnvFailure, match=f"^env 41, seed 21, {where}: returned an observation.*{message}"):
         play(block)
 
 
@@ -116,7 +116,7 @@ def play(block):
 def test_a_bad_reward_is_refused_and_named(fault, message):
     block, _ = block_of(env_factory(lambda: FaultWrapper(ProbeEnv(), fault, seed=21, at_step=2)))
     block.reset([0, 1, 2], [10, 11, 12])
-    with pytest.raises(EnvFailure, match=f"^env 1, episode 1, step 2: returned {message}"):
+    with pytest.raises(EnvFailure, match=f"^env 1, seed 21, step 2: returned {message}"):
         play(block)
 
 
@@ -137,7 +137,7 @@ def test_rewards_of_float64(reward, message):
         block.step([0])
         assert slab.reward[0] == np.float32(reward)
         return
-    with pytest.raises(EnvFailure, match=f"^env 0, episode 0, step 1: returned {message}$"):
+    with pytest.raises(EnvFailure, match=f"^env 0, seed 0, step 1: returned {message}$"):
         block.step([0])
 
 
@@ -150,8 +150,8 @@ def test_a_number_that_is_not_finite_is_found_among_many():
         block.step([0])
 
 
-@pytest.mark.parametrize(("row", "episode", "step"), [(0, 1, 2), (1, 0, 3), (2, 0, 4)])
-def test_each_env_counts_its_own_steps(row, episode, step):
+@pytest.mark.parametrize(("row", "seed", "step"), [(0, 4, 2), (1, 2, 3), (2, 3, 4)])
+def test_each_env_counts_its_own_steps(row, seed, step):
     """Whether all envs step, or some of them, and with episodes that start at different times."""
     block, slab = block_of(env_factory(lambda: Canned("float32", [0.5])))
     block.reset([0, 1, 2], [1, 2, 3])
@@ -160,7 +160,7 @@ def test_each_env_counts_its_own_steps(row, episode, step):
     block.reset([0], [4])
     block.step([0, 1, 2])
     block._envs[row].env.unwrapped._reward = None
-    with pytest.raises(EnvFailure, match=f"^env {row}, episode {episode}, step {step}: returned the reward"):
+    with pytest.raises(EnvFailure, match=f"^env {row}, seed {seed}, step {step}: returned the reward"):
         block.step([0, 1, 2])
     np.testing.assert_array_equal(slab.flags, 0)
 
@@ -255,13 +255,9 @@ def test_an_observation_outside_of_a_discrete_space_is_refused(space, inside, ou
     block.step([0, 2])
     np.testing.assert_array_equal(slab.obs, [inside] * 3)
     block._envs[1].env.unwrapped._obs = outside
-    with pytest.raises(
-        EnvFailure, match=r"^env 6, episode 0, step 1: returned an observation outside of its"
-    ):
+    with pytest.raises(EnvFailure, match=r"^env 6, seed 2, step 1: returned an observation outside of its"):
         block.step([0, 1, 2])
-    with pytest.raises(
-        EnvFailure, match=r"^env 6, episode 1, step 0: returned an observation outside of its"
-    ):
+    with pytest.raises(EnvFailure, match=r"^env 6, seed 1, step 0: returned an observation outside of its"):
         block.reset([1], [1])
 
 
@@ -270,9 +266,7 @@ def test_an_observation_outside_of_its_space_is_found_in_the_next_episode_too():
     block, _ = block_of(factory, 2)
     block.reset([0, 1], [1, 2])
     block._envs[1].reset = lambda seed: (4, {})
-    with pytest.raises(
-        EnvFailure, match=r"^env 1, episode 1, step 0: returned an observation outside .*: 4$"
-    ):
+    with pytest.raises(EnvFailure, match=r"^env 1, seed 4, step 0: returned an observation outside .*: 4$"):
         block.step([0, 1], [3, 4])
 
 
@@ -300,7 +294,7 @@ def test_a_bad_leaf_is_refused_and_named(obs, message):
     row = np.int64(2).tobytes() + np.array([0.25, 0.5], np.float32).tobytes()
     assert [each.tobytes() for each in slab.obs] == [row] * 3
     block._envs[1].env.unwrapped._obs = obs
-    with pytest.raises(EnvFailure, match=f"^env 41, episode 0, step 2: returned {message}"):
+    with pytest.raises(EnvFailure, match=f"^env 41, seed 11, step 2: returned {message}"):
         block.step([0, 1, 2])
 
 
@@ -311,7 +305,7 @@ def test_a_mask_that_is_missing_later_is_an_error_that_names_its_step():
     env = block._envs[1].env.env
     step = env.step
     env.step = lambda action: (*step(action)[:4], {"prob": 1.0})
-    message = r"^env 1, episode 0, step 2: info has no 'action_mask', though the one of the first reset had$"
+    message = r"^env 1, seed 2, step 2: info has no 'action_mask', though the one of the first reset had$"
     with pytest.raises(EnvFailure, match=message) as caught:
         block.step([0, 1])
     assert caught.value.traceback == ""
@@ -417,7 +411,7 @@ def start_and_step(block):
     ],
 )
 @pytest.mark.parametrize(
-    ("stage", "call"), [("reset", r"episode 0, step 0: reset\(seed=9\)"), ("step", r"step 1: step\(0\)")]
+    ("stage", "call"), [("reset", r"seed 9, step 0: reset\(seed=9\)"), ("step", r"step 1: step\(0\)")]
 )
 def test_an_env_that_raises_is_named(fault, text, stage, call):
     block, _ = block_of(faulty(fault, stage=stage), 1, first_env=3)

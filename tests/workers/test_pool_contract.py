@@ -283,7 +283,7 @@ def test_an_env_that_raises_is_named(make_pool):
         pool.send(ids(*range(N)), np.zeros(N, np.int64))
         pool.recv()
         pool.send(ids(*range(N)), np.zeros(N, np.int64))
-        with pytest.raises(WorkerEnvFailed, match=r"env 4, episode 0, step 2: step\(0\) raised") as caught:
+        with pytest.raises(WorkerEnvFailed, match=r"env 4, seed 104, step 2: step\(0\) raised") as caught:
             pool.recv()
     error = caught.value
     assert "ValueError: boom" in str(error)

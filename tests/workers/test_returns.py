@@ -234,7 +234,7 @@ WRAPPERS = {
 def test_a_wrong_number_of_values_is_named_behind_wrappers_too(returned, message, wrap):
     failure = failure_of(wrap(Returns(**returned)))
     step = 1 if "step" in returned else 0
-    assert failure.args[0].startswith(f"env 0, episode 0, step {step}: ")
+    assert failure.args[0].startswith(f"env 0, seed 7, step {step}: ")
     with pytest.raises(EnvFailure, match=message):
         raise failure
     assert failure.traceback == ""  # there is no code of the env to be shown
