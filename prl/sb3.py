@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 
 from prl.adapters.arguments import check_seconds, check_workers
 from prl.adapters.closing import Closing
@@ -22,6 +23,7 @@ from prl.adapters.infos import as_list
 from workers.arrays import Array, Flags
 from workers.env_compare import AnyEnv
 from workers.env_lists import env_list_factory
+from workers.errors import shown
 from workers.remote_envs import RemoteEnvs
 from workers.seeding import NO_SEED
 from workers.space_parts import is_composite, parts
@@ -79,6 +81,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         _refuse_nested(factory.observation_space)
         self.waiting = False
         self.closed = False
+        self._was_reset = False
         self._remote: RemoteEnvs | None = RemoteEnvs(
             factory,
             num_workers=num_workers,
@@ -109,6 +112,7 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         with self._closing():
             self._envs.reset(np.arange(self.num_envs), seeds, options if any(options) else None)
             answers = self._envs.take()
+        self._was_reset = True
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = as_list(answers.infos, self.num_envs)
@@ -123,8 +127,11 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
         Raises:
             ValueError, TypeError: the actions do not fit the space, bounds of a Box apart. Nothing was sent.
             RuntimeError: the results of another step were not waited for.
+            ResetNeeded: the envs were never reset.
         """
         self._require_no_step("step_async")
+        if not self._was_reset and self._remote is not None:
+            raise ResetNeeded("step before the first reset: call reset()")
         self._envs.put_actions(actions)
         with self._closing():
             self._envs.step(autoreset=True)
@@ -216,10 +223,16 @@ class VecEnv(_VecEnv or object):  # type: ignore[misc]  # Stable-Baselines3 may 
 
     def _call(self, verb: str, indices: Indices, *arguments: Any) -> list[Any]:
         self._require_no_step("a call")
-        env_ids = [range(self.num_envs)[index] for index in self._get_indices(indices)]
+        env_ids = [self._env_id(index) for index in self._get_indices(indices)]
         with self._closing(Exception):
             self._envs.begin_call(verb, env_ids, *arguments)
             return self._envs.take_call()
+
+    def _env_id(self, index: Any) -> int:
+        count = self.num_envs
+        if not (isinstance(index, int | np.integer) and -count <= index < count):
+            raise IndexError(f"indices of envs are integers from {-count} to {count - 1}, got {shown(index)}")
+        return range(count)[index]
 
     def _require_no_step(self, what: str) -> None:
         if self.waiting:

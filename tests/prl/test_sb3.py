@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from adapter_envs import Breaks, Composite, Custom, Talker, assert_same
+from gymnasium.error import ResetNeeded
 
 pytest.importorskip("stable_baselines3")
 
@@ -142,6 +143,10 @@ def test_attributes_and_methods_of_chosen_envs():
     assert env.get_attr("length", indices=[2, 0, -1]) == [5, 3, 6]
     assert env.env_method("add", 1, two=2, indices=1) == [7]
     assert env.env_method("add", 1, indices=[]) == []
+    with pytest.raises(IndexError, match="indices of envs are integers from -4 to 3, got 4"):
+        env.get_attr("length", indices=4)
+    with pytest.raises(IndexError, match="indices of envs are integers from -4 to 3, got 'a'"):
+        env.get_attr("length", indices="a")
     env.set_attr("length", 50, indices=[1])  # of the wrapper, as Stable-Baselines3 has it
     assert env.get_attr("length") == [3, 50, 5, 6]
     assert env.env_method("add", 0) == [3, 4, 5, 6]
@@ -173,7 +178,7 @@ def test_images_of_all_envs():
 def test_what_fails_is_named_and_ends_all_workers():
     env = VecEnv([Talker, Breaks], num_workers=2)
     env.reset()
-    with pytest.raises(WorkerEnvFailed, match=r"env 1, episode 0, step 1: step\(3\) raised RuntimeError"):
+    with pytest.raises(WorkerEnvFailed, match=r"env 1, step 1: step\(3\) raised RuntimeError"):
         env.step([3, 3])
     assert env.closed
     with pytest.raises(ValueError, match="nested observation spaces"):
@@ -219,6 +224,8 @@ def test_what_comes_out_of_order_is_refused():
     env = VecEnv(TALKERS, num_workers=2)
     with pytest.raises(RuntimeError, match="step_wait without step_async before it"):
         env.step_wait()
+    with pytest.raises(ResetNeeded, match=r"step before the first reset: call reset\(\)"):
+        env.step([0] * N)
     env.seed(3)
     first = env.reset()
     env.step_async([0] * N)
