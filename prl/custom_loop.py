@@ -229,7 +229,8 @@ class EnvVectorizer:
         self._ended[playing] = batch.ended
         # The episode of a worker that could not be brought back is cut at what was seen last.
         truncated = batch.truncated | batch.lost
-        return batch.obs, batch.reward, batch.terminated, truncated, self._infos_of(playing)
+        # Copies, since a loop may change what it gets, and the pool may still need it.
+        return batch.obs.copy(), batch.reward.copy(), batch.terminated, truncated, self._infos_of(playing)
 
     def _playing(self) -> Ids:
         """i64[G], the envs that take the next step."""

@@ -86,7 +86,8 @@ def own_core(cores: Sequence[int], pids: Sequence[int | None]) -> Iterator[None]
     """Have the core of this thread to itself, while it computes beside processes that are bound to one each.
 
     Otherwise it would share its core with one of them, which then is late by all that it computes, and the
-    others wait for that one. Those of its core share the other cores for the time of the block.
+    others wait for that one. Those of its core share the other cores for the time of the block. This thread
+    is not bound: the system has no reason to move it, and its children would inherit that.
 
     Args:
         cores: that the processes are bound to, see `pin`; with less than two, nothing is done.
@@ -96,15 +97,12 @@ def own_core(cores: Sequence[int], pids: Sequence[int | None]) -> Iterator[None]
     if core is None or len(cores) < 2 or core not in cores:
         yield
         return
-    before = os.sched_getaffinity(0)
     moved = [pid for pid, own in zip(pids, itertools.cycle(cores), strict=False) if pid and own == core]
     try:
         for pid in moved:
             _bind(pid, set(cores) - {core})
-        _bind(0, {core})
         yield
     finally:
-        _bind(0, before)
         for pid in moved:
             _bind(pid, {core})
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from workers.arrays import Array, Flags, Floats, Ids
+from workers.arrays import Array, Floats, Ids
 from workers.pool import StepBatch
 
-_READ_EVERY = 64  # steps of a pool
+_MOST_UNREAD = 64  # steps of a pool
+_UNREAD_BYTES = 4 << 20  # of observations
 _NEVER = np.iinfo(np.int64).max
 _NO_SEED = np.iinfo(np.int64).min
 
@@ -24,11 +25,11 @@ class _Step(NamedTuple):
     rewards: Floats
 
 
-class _Ends(NamedTuple):
-    """Which envs of a step ended their episodes, and the seeds of the next ones; None if none has begun."""
+class _Answer(NamedTuple):
+    """A step that has not been looked at yet. `next_seeds`: None if nothing has followed what has ended."""
 
-    env_ids: Ids
-    ended: Flags
+    actions: Array
+    batch: StepBatch
     next_seeds: Ids | None
 
 
@@ -68,7 +69,7 @@ class Episode(NamedTuple):
 class EpisodeRecord:
     """Seeds, actions and rewards of the running episodes of N envs, and what the envs show.
 
-    A step costs a few microseconds whatever N is: it is kept as it is, and who ended where is worked out for
+    A step costs a microsecond whatever N is: its answer is kept as it is, and what it means is worked out for
     many steps at once, or when somebody asks. Memory is proportional to N times the longest running episode.
 
     Args:
@@ -84,8 +85,9 @@ class EpisodeRecord:
         self._action = actions[0]
         self._steps: deque[_Step] = deque()
         self._dropped = 0  # steps that were there before the first one
-        self._unread: list[_Ends] = []  # of the last steps: what the following does not know yet
-        self._obs = np.zeros_like(obs)  # always up to date
+        self._unread: list[_Answer] = []  # what the following does not know yet
+        self._read_every = max(1, min(_MOST_UNREAD, _UNREAD_BYTES // max(1, obs.nbytes)))
+        self._obs = np.zeros_like(obs)
         self._playing = np.zeros(num_envs, np.bool_)
         self._forgotten = np.zeros(num_envs, np.bool_)
         self._seeds = np.zeros(num_envs, np.int64)
@@ -136,16 +138,11 @@ class EpisodeRecord:
 
         Args:
             actions: not changed any more.
-            batch: the answer. Who takes it may change its arrays.
+            batch: the answer; likewise.
             next_seeds: i64[G] of the episodes that have followed those that ended; None if none has.
         """
-        env_ids = batch.env_ids
-        # All rows as a slice is several times faster.
-        index = slice(None) if len(env_ids) == self._num_envs else env_ids
-        self._obs[index] = batch.obs if batch.next_obs is None else batch.next_obs
-        self._steps.append(_Step(env_ids, actions, batch.reward.copy()))
-        self._unread.append(_Ends(env_ids, batch.ended, next_seeds))
-        if len(self._unread) == _READ_EVERY:
+        self._unread.append(_Answer(actions, batch, next_seeds))
+        if len(self._unread) >= self._read_every:
             self._read()
 
     def end(self, env_ids: Ids) -> None:
@@ -161,25 +158,37 @@ class EpisodeRecord:
         self._forget(env_ids)
 
     def _read(self) -> None:
-        """Work out what the unread steps have ended and begun, and forget what nobody needs any more."""
+        """Work out what the unread answers mean, and forget what nobody needs any more."""
         if not self._unread:
             return
-        env_ids = np.concatenate([ends.env_ids for ends in self._unread])  # a row for each step of each env
-        ended = np.concatenate([ends.ended for ends in self._unread])
+        first = self._dropped + len(self._steps)
+        for actions, batch, _ in self._unread:
+            self._steps.append(_Step(batch.env_ids, actions, batch.reward))
+            # All rows as a slice is several times faster.
+            index = slice(None) if len(batch.env_ids) == self._num_envs else batch.env_ids
+            self._obs[index] = batch.obs if batch.next_obs is None else batch.next_obs
+        env_ids = np.concatenate(
+            [answer.batch.env_ids for answer in self._unread]
+        )  # a row for each step of an env
+        ended = np.concatenate([answer.batch.ended for answer in self._unread])
         last_end = np.full(self._num_envs, -1)  # by env: the last row that ended an episode
         last_end[env_ids[ended]] = np.flatnonzero(ended)  # of several values for an env, the last one stays
         later = np.arange(len(env_ids)) > last_end[env_ids]
-        self._follow(last_end)
+        self._follow(last_end, first)
         self._lengths += np.bincount(env_ids[later], minlength=self._num_envs)
         self._unread.clear()
         self._trim()
 
-    def _follow(self, last_end: Ids) -> None:
-        """Envs whose episodes have ended play the next ones, or none. Rows are those of `_read`."""
-        first = self._dropped + len(self._steps) - len(self._unread)
-        sizes = [len(ends.env_ids) for ends in self._unread]
+    def _follow(self, last_end: Ids, first: int) -> None:
+        """Envs whose episodes have ended play the next ones, or none.
+
+        Args:
+            last_end: as in `_read`.
+            first: number of the first unread step.
+        """
+        sizes = [len(answer.batch.env_ids) for answer in self._unread]
         numbers = first + np.repeat(np.arange(len(sizes)), sizes)
-        seeds = np.concatenate([_seeds_after(ends) for ends in self._unread])
+        seeds = np.concatenate([_seeds_after(answer) for answer in self._unread])
         over = np.flatnonzero(last_end >= 0)
         rows = last_end[over]
         begun = seeds[rows] != _NO_SEED
@@ -221,6 +230,7 @@ class EpisodeRecord:
 
     def shown(self, env: int) -> Array:
         """What an env shows that plays: [*O], a view."""
+        self._read()
         return self._obs[env, ...]
 
     def of(self, env: int) -> Episode:
@@ -242,7 +252,7 @@ class EpisodeRecord:
         return Episode(int(self._seeds[env]), stacked, known, self.shown(env), calls)
 
 
-def _seeds_after(ends: _Ends) -> Ids:
-    if ends.next_seeds is None:
-        return np.full(len(ends.ended), _NO_SEED)
-    return ends.next_seeds
+def _seeds_after(answer: _Answer) -> Ids:
+    if answer.next_seeds is None:
+        return np.full(len(answer.batch.env_ids), _NO_SEED)
+    return answer.next_seeds

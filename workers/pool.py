@@ -31,7 +31,8 @@ _IS_LOST = np.array([False, False, False, False, True])
 class StepBatch(NamedTuple):
     """What G envs answered to one `reset` or `send`, in ascending env order.
 
-    After a reset, rewards are 0 and no row has ended.
+    After a reset, rewards are 0 and no row has ended. Arrays are not to be changed in place: a pool that
+    recovers looks at them later.
 
     Attributes:
         env_ids: i64[G].

@@ -144,6 +144,7 @@ class Trainer:
         self._progress = Progress(infos=EpisodeInfos(pool.info_columns))
         self._stopwatch = Stopwatch(0)
         self._lagging = LaggingPolicy(learner.policy) if overlap else None
+        self._core = contextlib.ExitStack()  # has the learner's own core, while it computes beside players
 
     def _rounds_of(self, tracker: EpisodeTracker, num_steps: int | None) -> RoundKind:
         if num_steps is None:
@@ -209,11 +210,12 @@ class Trainer:
         """
         self._stopwatch = Stopwatch(self._progress.timesteps)
         self._warm_up()
-        while self._progress.timesteps < self.total_timesteps:
-            report = self._iterate() if self._lagging is None else self._iterate_overlapped(self._lagging)
-            self._stopwatch.pause()
-            yield report
-            self._stopwatch.resume()
+        with self._core:
+            while self._progress.timesteps < self.total_timesteps:
+                report = self._iterate() if self._lagging is None else self._iterate_overlapped(self._lagging)
+                self._stopwatch.pause()
+                yield report
+                self._stopwatch.resume()
 
     def _iterate(self) -> Report:
         """Collect with the present weights, then update them. Nothing is running afterwards."""
@@ -242,6 +244,7 @@ class Trainer:
         return self._collect(self._players.publish(policy), None)
 
     def _collect(self, weights: Weights, following: Weights | None) -> Collected:
+        self._core.close()
         began, playing = time.perf_counter(), copy.copy(self._players.seconds)
         before = self._progress.timesteps
         rounds: list[Round] = []
@@ -265,8 +268,9 @@ class Trainer:
         began = time.perf_counter()
         share_done = min(1.0, collected.timesteps_before / self.total_timesteps)
         rng = generator(self.seed, Stream.SHUFFLE, self._progress.iteration)
-        with own_core(*self._players.bound) if self.overlap else contextlib.nullcontext():
-            losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
+        if self.overlap:  # until it waits for players again
+            self._core.enter_context(own_core(*self._players.bound))
+        losses = self.learner.update(collected.rollout, rng, share_done, collected.acting_policy)
         self._progress.iteration += 1
         update_seconds = time.perf_counter() - began
         seconds = max(self._stopwatch.lap(), collected.seconds + update_seconds)
