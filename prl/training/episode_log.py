@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,33 @@ ToEnv = Callable[[Array], Array]
 """Env actions [S, *A] for actions [S, *A]."""
 
 
+class _Part(NamedTuple):
+    """What a group has played in one round.
+
+    Attributes:
+        actions: [S, *A], of the env, env after env.
+        rows: of each env: its index, its first step, the first one after its last end of an episode, and the
+            one after its last step.
+    """
+
+    actions: Array
+    rows: Sequence[tuple[int, int, int, int]]
+
+    @classmethod
+    def of(cls, part: Rollout, actions: Array) -> _Part:
+        """From a rollout of at least one step, and its env actions."""
+        envs, starts = np.unique(part.env_ids, return_index=True)  # a rollout lies env after env
+        after_ends = np.where(part.episode_ends, np.arange(1, len(part) + 1), 0)
+        begins = np.maximum(np.maximum.reduceat(after_ends, starts), starts)
+        stops = [*starts[1:].tolist(), len(part)]
+        return cls(actions, list(zip(envs.tolist(), starts.tolist(), begins.tolist(), stops, strict=True)))
+
+
 class EpisodeLog:
     """The env actions since the beginning of every env's running episode.
 
     Memory is proportional to N times the longest running episode that is not forgotten. What a round adds is
-    kept together, and taken apart only if somebody asks, which a run does after each update.
+    kept together, and put together only if somebody asks, which a run does after each update.
 
     Args:
         num_envs: N.
@@ -31,7 +53,7 @@ class EpisodeLog:
     def __init__(self, num_envs: int, to_env: ToEnv) -> None:
         self._to_env = to_env
         self._loaded: list[Array | None] = [None] * num_envs
-        self._parts: deque[tuple[Ids, Array, Flags]] = deque()
+        self._parts: deque[_Part] = deque()
         self._dropped = 0  # parts that were there before the first one
         self._since = np.full(num_envs, -1, np.int64)  # the part in which an env's episode began; -1: before
 
@@ -44,7 +66,7 @@ class EpisodeLog:
                 did not end.
         """
         number = self._dropped + len(self._parts)
-        self._parts.append((part.env_ids, self._to_env(part.actions), part.episode_ends))
+        self._parts.append(_Part.of(part, self._to_env(part.actions)))
         if begun is not None:
             self._since[begun] = number
         self._since[part.env_ids[part.episode_ends]] = number
@@ -78,14 +100,11 @@ class EpisodeLog:
             [loaded] if loaded is not None and first < 0 else []
             for loaded, first in zip(self._loaded, since, strict=True)
         ]
-        for number, (env_ids, actions, ends) in enumerate(self._parts, self._dropped):
-            envs, starts = np.unique(env_ids, return_index=True)  # a rollout lies env after env
-            bounds = itertools.pairwise([*starts.tolist(), len(env_ids)])
-            for env, (start, stop) in zip(envs.tolist(), bounds, strict=True):
-                over = np.flatnonzero(ends[start:stop])
-                begin = start + int(over[-1]) + 1 if number == since[env] and len(over) else start
-                if number >= since[env] and begin < stop:
-                    found[env].append(actions[begin:stop])
+        for number, (actions, rows) in enumerate(self._parts, self._dropped):
+            for env, start, begin, stop in rows:
+                first = begin if number == since[env] else start
+                if number >= since[env] and first < stop:
+                    found[env].append(actions[first:stop])
         return [np.concatenate(chunks) if chunks else None for chunks in found]
 
     def load(self, actions: Sequence[Array | None]) -> None:
