@@ -20,6 +20,7 @@ from learner.minibatches import Batch, Ids, Minibatches, RowMinibatches
 from learner.normalize import RawRewards, RewardScaler
 from learner.policy import ActorCritic
 from learner.ppo_config import PPOConfig
+from learner.settings import require_instance
 from learner.skips import Skips
 from learner.state import copied
 from learner.store import Rollout
@@ -33,6 +34,9 @@ class PPOLearner:
         config: hyper-parameters.
         exploration: adds to the advantages.
         make_step: makes the optimiser's step of a policy and a config.
+
+    Raises:
+        ConfigError: the policy is no `ActorCritic`, or the config no `PPOConfig`.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class PPOLearner:
         exploration: Exploration | None = None,
         make_step: Callable[[ActorCritic, PPOConfig], GradientStep] = fastest_step,
     ) -> None:
+        require_instance(ActorCritic, "an ActorCritic", policy=policy)
+        require_instance(PPOConfig, "a PPOConfig", config=config)
         self.policy = policy
         self.config = config
         self.exploration = exploration or NoExploration()

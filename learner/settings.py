@@ -80,6 +80,23 @@ def require_counts(**values: Any) -> None:
     require(is_integer, "an integer, at least 1", **values)
 
 
+def require_instance(kind: type, words: str, **values: Any) -> None:
+    """Require objects of a class.
+
+    Args:
+        kind: the class.
+        words: what such an object is.
+        values: by name.
+
+    Raises:
+        ConfigError: names the first value that is something else.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            got = f"the class {value.__name__}" if isinstance(value, type) else f"one {type(value).__name__}"
+            raise ConfigError(f"{name} must be {words}, got {'None' if value is None else got}")
+
+
 def is_integer(value: Any, least: int = 1) -> bool:
     """Whether a value is an integer of at least `least`; true and false are not integers."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from learner.policy import ActorCritic
-from learner.settings import ConfigError, require, require_counts
+from learner.settings import ConfigError, require, require_counts, require_instance
 from prl.config.train_config import default_groups, folder_path, to_yaml
 from prl.pools import make_pool
 from prl.quickstart import PPO
@@ -26,7 +26,7 @@ from prl.run.sinks import Sink, distinct_sinks
 from prl.run.torch_state import standard_torch
 from prl.run.trackers import find_trackers
 from prl.run.train import run_training
-from prl.training.checks import check_pool_settings
+from prl.training.arguments import check_pool_settings
 from prl.training.player_guest import PlayerKit
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory, EnvLike, env_factory
@@ -63,7 +63,8 @@ class AsyncPPO:
 
     Raises:
         EnvError: the env cannot be used.
-        ConfigError: the env's spaces are not those of `ppo`, or a tracker cannot be used.
+        ConfigError: a setting is out of range, the env's spaces are not those of `ppo`, or a tracker cannot
+            be used.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class AsyncPPO:
         track: Sequence[str] = (),
         track_project: str = "prl",
     ) -> None:
+        require_instance(PPO, "a prl.PPO", ppo=ppo)
         require_counts(steps=steps)
         check_pool_settings(num_envs, num_workers, seed, max_episode_steps, step_timeout, start_timeout)
         require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)

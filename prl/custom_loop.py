@@ -18,7 +18,8 @@ from prl.adapters.infos import as_vector
 from prl.pools import make_pool
 from prl.run.build import warn_of_notes
 from prl.run.torch_state import standard_torch
-from prl.training.checks import ActionCheck, as_flags, check_pool_settings
+from prl.training.arguments import check_pool_settings
+from prl.training.checks import ActionCheck, as_flags
 from workers.arrays import Array, Flags, Ids
 from workers.casts import cast_exactly
 from workers.data_pickle import NotData

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 import torch.multiprocessing
 from tqdm import tqdm
 
+from learner.settings import require, require_counts, require_instance
+from prl.training.arguments import require_workers
 from workers.arrays import Ids
 from workers.cores import usable_cores
 from workers.env_specs import register_on_import
@@ -51,9 +54,14 @@ def make_pool(
             success.
 
     Raises:
+        ConfigError: `factory` is none, or `num_envs`, `num_workers` or `transport` are out of range.
         RuntimeError: this process is daemonic and `num_workers` is not 0.
         WorkerError: a worker could not be started, or an env not be built.
     """
+    require_instance(EnvFactory, "what prl.env_factory returns", factory=factory)
+    require_counts(num_envs=num_envs)
+    require_workers(num_workers)
+    require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
     columns = (SUCCESS, *map(info_column, log_info))
     if num_workers is None:
         num_workers = usable_cores()

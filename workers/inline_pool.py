@@ -40,7 +40,7 @@ class InlinePool:
     def __init__(self, factory: EnvFactory, num_envs: int, info_columns: Sequence[InfoColumn] = ()) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        self.num_envs = num_envs
+        self.num_envs, self.factory = num_envs, factory
         self._generators = GlobalGenerators()
         self.info_columns = tuple(info_columns)
         slab = SlabLayout(

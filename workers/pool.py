@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from workers.arrays import Array, Flags, Floats, Ids
 from workers.env_call import ChangesEnvs
+from workers.envs import EnvFactory
 from workers.final_infos import InfoColumn
 from workers.slab import Slab
 
@@ -127,6 +128,9 @@ class EnvPool(Protocol):
 
 class ChangeablePool(EnvPool, Protocol):
     """An `EnvPool` whose envs can be called from outside, while they have no command open."""
+
+    factory: EnvFactory
+    """Has built the envs."""
 
     @property
     def env_calls(self) -> ChangesEnvs:

@@ -27,6 +27,7 @@ from workers.output import to_stderr
 from workers.pool import POOL_CLOSED, Seeds, StepBatch, read_batch
 from workers.shared_memory import SharedBytes, shared_or_none
 from workers.slab import Slab, SlabLayout
+from workers.worker_handle import WorkerHandle
 from workers.worker_set import Lifetimes, WorkerSet
 
 Transport = Literal["shared", "pipe"]
@@ -36,7 +37,6 @@ _DAEMONIC = (
     "worker processes cannot be started inside a daemonic process, like those of multiprocessing.Pool: use "
     "num_workers=0, or start this process by concurrent.futures.ProcessPoolExecutor"
 )
-_CLOSE_TIMEOUT = 2.0  # seconds for all workers together, then they are killed
 
 
 class _WorkerPart(NamedTuple):
@@ -114,7 +114,7 @@ class ProcessPool:
         if multiprocessing.current_process().daemon:
             raise RuntimeError(_DAEMONIC)
         context = context or multiprocessing.get_context("spawn")
-        self.num_envs = num_envs
+        self.num_envs, self.factory = num_envs, factory
         spread = even_blocks(num_envs, min(num_workers, num_envs))
         self.blocks: Sequence[range] = list(spread if blocks is None else blocks)
         self.num_workers = len(self.blocks)
@@ -182,14 +182,13 @@ class ProcessPool:
             command.settled.add(worker)
 
     def incarnation(self, worker: int) -> int:
-        """How often a worker was started before.
+        """How often a worker was started before. `RuntimeError` if the pool is closed."""
+        return self._handle(worker).incarnation
 
-        Raises:
-            RuntimeError: the pool is closed.
-        """
+    def _handle(self, worker: int) -> WorkerHandle:
         if not self._workers.handles:
             raise RuntimeError(POOL_CLOSED)
-        return self._workers.handles[worker].incarnation
+        return self._workers.handles[worker]
 
     @property
     def stale_frames(self) -> int:
@@ -306,9 +305,7 @@ class ProcessPool:
             RuntimeError: the pool is closed.
             WorkerError: the worker is dead, or does not read.
         """
-        if not self._workers.handles:
-            raise RuntimeError(POOL_CLOSED)
-        self._workers.handles[worker].command(Kind.REQUEST, payload, self.step_timeout, name)
+        self._handle(worker).command(Kind.REQUEST, payload, self.step_timeout, name)
 
     def take_results(self, workers: Sequence[int]) -> list[bytes]:
         """Wait for the answers to the oldest open request of each of some workers.
@@ -345,9 +342,7 @@ class ProcessPool:
             RuntimeError: the pool is closed.
             WorkerError: the worker is dead, or does not read.
         """
-        if not self._workers.handles:
-            raise RuntimeError(POOL_CLOSED)
-        self._workers.handles[worker].command(Kind.CALL, request, self.step_timeout)
+        self._handle(worker).command(Kind.CALL, request, self.step_timeout)
         self._open_calls.append(worker)
 
     def take_answer(self, on_news: Callable[[int, bytes], None]) -> tuple[int, bytes]:

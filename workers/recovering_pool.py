@@ -83,7 +83,7 @@ class RecoveringPool:
         on_lost: Callable[[LostEpisode], None] = lambda lost: None,
     ) -> None:
         self._pool = pool
-        self.num_envs, self.num_workers = pool.num_envs, pool.num_workers
+        self.num_envs, self.num_workers, self.factory = pool.num_envs, pool.num_workers, pool.factory
         self.info_columns = pool.info_columns
         self.on_lost = on_lost
         recovery = Recovery() if recovery is None else recovery

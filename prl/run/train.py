@@ -13,7 +13,7 @@ import torch
 
 from learner.observation_notes import observation_notes
 from learner.policy import ActorCritic
-from learner.settings import ConfigError
+from learner.settings import ConfigError, require_instance
 from prl.config.checkpoint_every import checkpoint_every
 from prl.config.train_config import TrainConfig, folder_path, to_yaml, unwritable_settings
 from prl.run.build import (
@@ -43,6 +43,7 @@ from prl.run.sinks import Sink, distinct_sinks
 from prl.run.threads import settle_threads
 from prl.run.trackers import Tracker, find_trackers
 from prl.run.tune_choice import settled
+from prl.training.arguments import require_callable
 from prl.training.players import Players
 from prl.training.trainer import Report, Trainer
 from workers.envs import EnvFactory
@@ -93,14 +94,17 @@ def train(
         The summary, which is also written to `summary.json`, and the absolute `run_folder`.
 
     Raises:
-        ConfigError, EnvError: the config cannot be carried out, `sinks` is no list of sinks, or the run
-            cannot be resumed: it has no usable checkpoint, its env has other spaces, somebody else writes to
-            its folder.
+        ConfigError, EnvError: the config cannot be carried out, `sinks` is no list of sinks, `log`, `stop` or
+            `on_update` takes other arguments, or the run cannot be resumed: it has no usable checkpoint, its
+            env has other spaces, somebody else writes to its folder.
         WorkerError: a worker died, hung or reported a failed env.
         WriteError: the weights or the summary could not be written at the end.
         Stopped: a signal ended the run; folder and weights are complete up to the last update.
     """
     sinks = distinct_sinks(sinks)
+    require_callable(log, "log", "line")
+    require_callable(stop, "stop")
+    require_callable(on_update, "on_update", "trainer", "report")
     here = Path.cwd()  # an env may change the working directory
     config = _config_of(config, resume)
     find_trackers(config.track)  # a missing one is told before anything starts
@@ -181,9 +185,11 @@ def _config_of(config: TrainConfig | None, resume: str | os.PathLike[str] | None
     if resume is None:
         if config is None:
             raise ConfigError("train needs a config, or the folder of a run to resume")
-        return config
-    if config is None:
+    elif config is None:
         return load_config(resume)
+    require_instance(TrainConfig, "a prl.TrainConfig", config=config)
+    if resume is None:
+        return config
     if config.run_folder is not None and Path(config.run_folder).absolute() != Path(resume).absolute():
         raise ConfigError(f"a run goes on in its own folder: run_folder cannot be {config.run_folder}")
     return config

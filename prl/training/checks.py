@@ -12,40 +12,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from learner.settings import is_integer, is_number, require, require_counts
 from workers.arrays import Array, Flags, Floats, Ids
 from workers.casts import cast_exactly
 from workers.errors import one_line
 from workers.slab import Field
 
 _WITH_BOUNDS = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary, gym.spaces.Box)
-
-
-def check_pool_settings(
-    num_envs: int,
-    num_workers: int | None,
-    seed: int,
-    max_episode_steps: int | None,
-    step_timeout: float,
-    start_timeout: float,
-) -> None:
-    """Check the settings that `AsyncPPO` and `EnvVectorizer` share.
-
-    Raises:
-        ConfigError: the first of them that is out of range.
-    """
-    require_counts(num_envs=num_envs)
-    if num_workers is not None:
-        require(lambda value: is_integer(value, 0), "an integer, 0 or more, or None", num_workers=num_workers)
-    if max_episode_steps is not None:
-        require_counts(max_episode_steps=max_episode_steps)
-    require(lambda value: is_integer(value, 0), "an integer, 0 or more", seed=seed)
-    require(
-        lambda value: is_number(value, above=0.0),
-        "a positive number",
-        step_timeout=step_timeout,
-        start_timeout=start_timeout,
-    )
 
 
 def as_array(name: str, value: Any) -> Array:

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from learner.policy import ActorCritic
 from learner.ppo import PPOLearner
+from learner.settings import require_counts
 from learner.store import Rollout, concatenate
+from prl.training.arguments import check_rounds, check_spaces, require_from_0
 from prl.training.collector import Collector
 from prl.training.env_calls import RunCalls, attribute_call, method_call
 from prl.training.episode_infos import EpisodeInfos
@@ -107,7 +109,8 @@ class Trainer:
             of its worker nor from a state of this trainer; bounds memory.
 
     Raises:
-        ValueError: `num_groups` is not in 1..N, or the players have another pool.
+        ConfigError: a setting is out of range, or the policy was made for other spaces than the envs'.
+        ValueError: the players have another pool.
     """
 
     def __init__(
@@ -124,8 +127,10 @@ class Trainer:
         players: Players | None = None,
         replay_limit: int = REPLAY_LIMIT,
     ) -> None:
-        if not 1 <= num_groups <= pool.num_envs:
-            raise ValueError(f"num_groups must lie in 1..{pool.num_envs} (num_envs), got {num_groups}")
+        require_counts(batch_size=batch_size, total_timesteps=total_timesteps)
+        require_from_0(seed=seed, replay_limit=replay_limit)
+        check_rounds(pool.num_envs, num_groups, num_steps)
+        check_spaces(learner.policy, pool.factory)
         self.pool = pool
         self.learner = learner
         self.total_timesteps = total_timesteps

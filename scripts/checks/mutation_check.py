@@ -1,6 +1,7 @@
 """Seed known mistakes into a copy of the code, one at a time, and see which tests fail.
 
     python scripts/checks/mutation_check.py                 # all, with a table in docs/mutation_check.md
+    python scripts/checks/mutation_check.py --new           # those that the table has not; adds their rows
     python scripts/checks/mutation_check.py --only entropy  # those with a word in their name; writes nothing
 
 The tests have to pass without any mistake first: a test that fails anyway would count as noticing.
@@ -11,13 +12,14 @@ Exit code 1 if a mistake survives, 2 if its place is not in the code any more or
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="mutations whose name contains this")
+    parser.add_argument("--new", action="store_true", help="mutations that have no row in the table yet")
     parser.add_argument("--jobs", type=_positive, default=2, help="how many at a time")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "mutation_check.md", help="table to write"
     )
     arguments = parser.parse_args(argv)
-    chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
+    rows = rows_of(arguments.out)
+    done = rows.keys() if arguments.new else ()
+    chosen = [each for each in MUTATIONS if arguments.only in each.name and each.name not in done]
     missing = [mutation.name for mutation in chosen if not _applies(mutation)]
     if missing or not chosen:
         print(
@@ -61,17 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    tests = sorted({test for mutation in chosen for test in mutation.tests})
+    killed = []
     try:
-        results = _results(chosen, tests, arguments.jobs)
+        for mutation, killers in _results(chosen, arguments.jobs):
+            print(
+                f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
+            )
+            killed.append(bool(killers))
+            if not arguments.only:  # at once: whoever stops a long check keeps what was found
+                rows[mutation.name] = row(mutation, killers)
+                arguments.out.write_text(table(rows))
     except TestsDidNotRun as error:
         print(error, file=sys.stderr)
         return 2
-    if not arguments.only:
-        arguments.out.write_text(table(results))
-    survivors = [mutation.name for mutation, killers in results if not killers]
-    print(f"{len(results) - len(survivors)} of {len(results)} killed")
-    return 1 if survivors else 0
+    print(f"{sum(killed)} of {len(killed)} killed")
+    return 0 if all(killed) else 1
 
 
 def _positive(text: str) -> int:
@@ -80,18 +89,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _results(chosen: Sequence[Mutation], tests: Sequence[str], jobs: int) -> list[tuple[Mutation, list[str]]]:
+def _results(chosen: Sequence[Mutation], jobs: int) -> Iterator[tuple[Mutation, list[str]]]:
+    tests = sorted({test for mutation in chosen for test in mutation.tests})
     with ThreadPoolExecutor(jobs) as threads:
         anyway = [name for names in threads.map(lambda test: _failing(None, [test]), tests) for name in names]
         if anyway:
             raise TestsDidNotRun(f"these fail without any mistake: {', '.join(anyway)}")
-        results = []
-        for mutation, killers in zip(chosen, threads.map(killers_of, chosen), strict=True):
-            print(
-                f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
-            )
-            results.append((mutation, killers))
-        return results
+        yield from zip(chosen, threads.map(killers_of, chosen), strict=True)
 
 
 def _applies(mutation: Mutation) -> bool:
@@ -153,21 +157,37 @@ def _failing_tests(folder: Path, tests: Sequence[str]) -> list[str]:
     return killers
 
 
-def table(results: Sequence[tuple[Mutation, list[str]]]) -> str:
-    """The page docs/mutation_check.md."""
+def rows_of(page: Path) -> dict[str, str]:
+    """The rows of the table, by the name of the mistake, without those of mistakes that are gone."""
+    if not page.is_file():
+        return {}
+    lines = page.read_text().splitlines()
+    rows = {line[2:].partition(" | ")[0]: line for line in lines if line.startswith("| ")}
+    return {mutation.name: rows[mutation.name] for mutation in MUTATIONS if mutation.name in rows}
+
+
+def row(mutation: Mutation, killers: Sequence[str]) -> str:
+    """The row of a mistake, and the day of this check."""
+    noticed = ", ".join(f"`{killer}`" for killer in killers) or "**no test**"
+    noticed = noticed.replace("|", chr(92) + "|")
+    return f"| {mutation.name} | `{mutation.file}` | {noticed} | {datetime.date.today()} |"
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """The page docs/mutation_check.md: rows by the names of mistakes."""
+    others = len(MUTATIONS) - len(rows)
+    of_others = f" {others} other mistakes of the list were not made yet." if others else ""
     lines = [
         "# Do the tests notice?",
         "",
-        f"{len(results)} mistakes, most of them known from other programs of this kind, each made alone in a "
-        "copy of the code by `python scripts/checks/mutation_check.py`. At most three tests that notice are "
-        "named.",
+        f"{len(rows)} mistakes, most of them known from other programs of this kind, each made alone in a "
+        "copy of the code by `python scripts/checks/mutation_check.py`, on the day in its row. At most three "
+        f"tests that notice are named.{of_others}",
         "",
-        "| mistake | in | noticed by |",
-        "|---|---|---|",
+        "| mistake | in | noticed by | on |",
+        "|---|---|---|---|",
+        *(rows[mutation.name] for mutation in MUTATIONS if mutation.name in rows),
     ]
-    for mutation, killers in results:
-        noticed = ", ".join(f"`{killer}`" for killer in killers) or "**no test**"
-        lines.append(f"| {mutation.name} | `{mutation.file}` | {noticed.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from mutation import Mutation
 _PLAYERS = "prl/test_players.py"
 _LAGGING = "prl/test_lagging.py"
 _GUESTS = "workers/test_guest.py"
+_CORES = "workers/test_cores.py"
 
 PLAYERS = (
     Mutation(
@@ -164,6 +165,69 @@ PLAYERS = (
         "following is not None and certain >= self.batch_size",
         "following is not None",
         ("prl/test_collector.py",),
+    ),
+    Mutation(
+        "steps that are certain before they are played are counted twice",
+        "prl/training/collector.py",
+        "certain += len(part.rollout) - least[part.group]",
+        "certain += len(part.rollout)",
+        ("prl/test_collector.py",),
+    ),
+    Mutation(
+        "no step is certain before it is played",
+        "prl/training/collector.py",
+        "certain = steps + sum(least)",
+        "certain = steps",
+        ("prl/test_collector.py",),
+    ),
+    Mutation(
+        "a round of fixed steps is certain to have more of them",
+        "prl/training/rounds.py",
+        "return self.num_steps * len(env_ids)",
+        "return self.num_steps * len(env_ids) + 1",
+        ("prl/test_rounds.py::test_steps_that_are_certain_before_they_are_played",),
+    ),
+    Mutation(
+        "news of ended episodes wait for the end of the round",
+        "prl/training/player_guest.py",
+        "if now - self._told >= self._every:",
+        "if now < self._told:",
+        (f"{_PLAYERS}::test_envs_leave_the_mask_with_their_episode_shortest_first",),
+    ),
+    Mutation(
+        "each ended episode wakes the learner",
+        "prl/training/player_guest.py",
+        "if now - self._told >= self._every:",
+        "if now >= self._told:",
+        (f"{_PLAYERS}::test_news_are_told_together_and_say_how_old_they_are",),
+    ),
+    Mutation(
+        "news that have waited are told as new",
+        "prl/training/player_guest.py",
+        "np.full(len(env_ids), now - at)",
+        "np.full(len(env_ids), 0.0 * at)",
+        (f"{_PLAYERS}::test_news_are_told_together_and_say_how_old_they_are",),
+    ),
+    Mutation(
+        "all workers leave their cores for the learner's update",
+        "workers/cores.py",
+        "if pid and own == core]",
+        "if pid]",
+        (_CORES,),
+    ),
+    Mutation(
+        "workers that made room for the learner do not go back",
+        "workers/cores.py",
+        "        for pid in moved:\n            _bind(pid, {core})\n",
+        "",
+        (_CORES,),
+    ),
+    Mutation(
+        "workers that make room may stay on the learner's core",
+        "workers/cores.py",
+        "_bind(pid, set(cores) - {core})",
+        "_bind(pid, set(cores))",
+        (_CORES,),
     ),
     Mutation(
         "who has begun the next round begins it again",

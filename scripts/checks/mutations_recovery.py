@@ -6,6 +6,7 @@ from mutation import Mutation
 
 _POOL = "workers/recovering_pool.py"
 _RECOVERING = "workers/test_recovering_pool.py"
+_RECORD = "workers/test_episode_record.py"
 _PLAYERS = "prl/test_players_recover.py"
 _CHECKPOINTS = "prl/test_checkpoints.py"
 _ONCE = f"{_RECOVERING}::test_what_breaks_once_changes_nothing"
@@ -88,6 +89,34 @@ RECOVERY = (
         "if row < len(step.env_ids) and step.env_ids[row] == env:",
         "if row < len(step.env_ids):",
         (f"{_RECOVERING}::test_two_open_commands_of_one_worker_are_answered_in_their_order",),
+    ),
+    Mutation(
+        "of several ends that are worked out together the first one counts",
+        "workers/episode_record.py",
+        "last_end[env_ids[ended]] = np.flatnonzero(ended)",
+        "last_end[env_ids[ended][::-1]] = np.flatnonzero(ended)[::-1]",
+        (_RECORD,),
+    ),
+    Mutation(
+        "the step that ends an episode is one of the next episode, too",
+        "workers/episode_record.py",
+        "numbers[rows[begun]] + 1",
+        "numbers[rows[begun]]",
+        (_RECORD,),
+    ),
+    Mutation(
+        "steps before an end count for the episode after it",
+        "workers/episode_record.py",
+        "later = np.arange(len(env_ids)) > last_end[env_ids]",
+        "later = np.ones(len(env_ids), np.bool_)",
+        (_RECORD,),
+    ),
+    Mutation(
+        "calls between steps stay when their episode is over",
+        "workers/episode_record.py",
+        "for by_env in (self._earlier, self._calls):",
+        "for by_env in (self._earlier,):",
+        (_RECORD,),
     ),
     Mutation(
         "actions from before the record are left out",

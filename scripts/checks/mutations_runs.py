@@ -166,4 +166,32 @@ RUNS = (
         "if False:",
         ("prl/test_play.py",),
     ),
+    Mutation(
+        "a look-up that fails ends the workers of a custom loop",
+        "prl/custom_loop.py",
+        "        except harmless:\n            raise\n",
+        "",
+        ("prl/test_custom_loop.py",),
+    ),
+    Mutation(
+        "an env that may have been changed by a failed call plays on",
+        "prl/custom_loop.py",
+        "        with self._asking():\n            found",
+        "        with self._asking(EnvCallError):\n            found",
+        ("prl/test_custom_loop.py",),
+    ),
+    Mutation(
+        "a policy plays in envs with more actions than it has",
+        "prl/training/arguments.py",
+        "return (mine.n, mine.start) == (of_envs.n, of_envs.start)",
+        "return mine.start == of_envs.start",
+        ("prl/test_arguments.py",),
+    ),
+    Mutation(
+        "a function with other arguments is noticed after the first update",
+        "prl/run/train.py",
+        '    require_callable(on_update, "on_update", "trainer", "report")\n',
+        "",
+        ("prl/test_arguments.py",),
+    ),
 )

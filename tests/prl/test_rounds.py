@@ -273,6 +273,12 @@ def test_where_all_episodes_are_as_long_as_the_round_both_kinds_are_the_same():
     assert same_bits(weights(None), weights(4))
 
 
+def test_steps_that_are_certain_before_they_are_played():
+    _, policy, tracker = make_world()
+    assert FixedSteps(tracker, 4, policy.head.to_env).least_steps(np.arange(3)) == 12
+    assert WholeEpisodes(tracker).least_steps(np.arange(3)) == 0
+
+
 # ---- rounds of whole episodes
 
 

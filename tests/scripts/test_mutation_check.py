@@ -59,3 +59,25 @@ def test_mistakes_that_are_noticed_or_not_and_tests_that_do_not_run(
     assert found == code
     assert out in printed.out
     assert err in printed.err
+
+
+def test_new_mistakes_are_added_to_the_table_and_old_ones_are_not_made_again(tmp_path, monkeypatch):
+    one, two, gone = (
+        mutation_check.Mutation(name, "code.py", "a", "b", ()) for name in ("one", "two", "gone")
+    )
+    monkeypatch.setattr(mutation_check, "MUTATIONS", (one, two))
+    monkeypatch.setattr(mutation_check, "_applies", lambda mutation: True)
+    made = []
+    monkeypatch.setattr(mutation_check, "killers_of", lambda mutation: made.append(mutation) or ["a_test"])
+    page = tmp_path / "out.md"
+    page.write_text(mutation_check.table({"two": mutation_check.row(two, ["x|y"])}))
+    assert "1 other mistakes of the list were not made yet" in page.read_text()
+    page.write_text(page.read_text() + mutation_check.row(gone, []) + "\n")
+    assert mutation_check.main(["--new", "--jobs", "1", "--out", str(page)]) == 0
+    assert made == [one]
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    assert [line.split(" | ")[:3] for line in rows] == [
+        ["| one", "`code.py`", "`a_test`"],
+        ["| two", "`code.py`", r"`x\|y`"],
+    ]
+    assert "not made yet" not in page.read_text()
