@@ -298,6 +298,7 @@ def test_a_run_of_the_quick_start_is_played_with_its_env(tmp_path, capsys):
     assert (tmp_path / "run/config.yaml").read_text().startswith("# Of a run of AsyncPPO. ")
 
 
+@pytest.mark.filterwarnings("ignore:action_scaling=1.5 leaves out a part")
 def test_actions_of_the_quick_start_keep_their_scale(tmp_path):
     pendulum = {"is_continuous": True, "action_dim": 1, "observ_dim": 3, "action_scaling": 1.5}
     quick = quick_run("Pendulum-v1", tmp_path, 300, hidden_sizes=(8,), **pendulum)

@@ -29,6 +29,14 @@ from workers.inline_pool import InlinePool
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _hangup_ends_a_process():
+    """As it does, unless the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(signum=signal.SIGTERM):
     os.kill(os.getpid(), signum)
 

@@ -15,6 +15,14 @@ class Arrived(Exception):
     pass
 
 
+@pytest.fixture(autouse=True)
+def _hangup_ends_a_process():
+    """As it does, unless the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def handled():
     """The numbers of signals that were handled; each handling raises."""
