@@ -2,7 +2,8 @@
 
     python scripts/checks/mutation_check.py                 # all, with a table in docs/mutation_check.md
     python scripts/checks/mutation_check.py --new           # those that the table has not; adds their rows
-    python scripts/checks/mutation_check.py --only entropy  # those with a word in their name; writes nothing
+    python scripts/checks/mutation_check.py --only entropy  # those with a word in their name; writes nothing,
+                                                            # but with --new
 
 The tests have to pass without any mistake first: a test that fails anyway would count as noticing.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import re
 import shutil
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{'killed  ' if killers else 'SURVIVED'}  {mutation.name}: {', '.join(killers)}", flush=True
             )
             killed.append(bool(killers))
-            if not arguments.only:  # at once: whoever stops a long check keeps what was found
+            if arguments.new or not arguments.only:  # at once: a long check may be stopped
                 rows[mutation.name] = row(mutation, killers)
                 arguments.out.write_text(table(rows))
     except TestsDidNotRun as error:
@@ -90,12 +92,16 @@ def _positive(text: str) -> int:
 
 
 def _results(chosen: Sequence[Mutation], jobs: int) -> Iterator[tuple[Mutation, list[str]]]:
-    tests = sorted({test for mutation in chosen for test in mutation.tests})
-    with ThreadPoolExecutor(jobs) as threads:
-        anyway = [name for names in threads.map(lambda test: _failing(None, [test]), tests) for name in names]
+    failing_anyway = functools.cache(lambda test: _failing(None, [test]))
+
+    def check(mutation: Mutation) -> list[str]:
+        anyway = [name for test in mutation.tests for name in failing_anyway(test)]
         if anyway:
             raise TestsDidNotRun(f"these fail without any mistake: {', '.join(anyway)}")
-        yield from zip(chosen, threads.map(killers_of, chosen), strict=True)
+        return killers_of(mutation)
+
+    with ThreadPoolExecutor(jobs) as threads:
+        yield from zip(chosen, threads.map(check, chosen), strict=True)
 
 
 def _applies(mutation: Mutation) -> bool:

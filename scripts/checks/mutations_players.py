@@ -218,8 +218,8 @@ PLAYERS = (
     Mutation(
         "workers that made room for the learner do not go back",
         "workers/cores.py",
-        "        for pid in moved:\n            _bind(pid, {core})\n",
-        "",
+        "_bind(pid, {core})",
+        "_bind(pid, set(cores))",
         (_CORES,),
     ),
     Mutation(
