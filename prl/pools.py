@@ -6,11 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
+import numpy as np
 import torch.multiprocessing
 from tqdm import tqdm
 
-from learner.settings import require, require_counts, require_instance
-from prl.training.arguments import require_workers
 from workers.arrays import Ids
 from workers.cores import usable_cores
 from workers.env_specs import register_on_import
@@ -54,14 +53,11 @@ def make_pool(
             success.
 
     Raises:
-        ConfigError: `factory` is none, or `num_envs`, `num_workers` or `transport` are out of range.
+        ValueError: `factory` is none, or `num_envs`, `num_workers` or `transport` are out of range.
         RuntimeError: this process is daemonic and `num_workers` is not 0.
         WorkerError: a worker could not be started, or an env not be built.
     """
-    require_instance(EnvFactory, "what prl.env_factory returns", factory=factory)
-    require_counts(num_envs=num_envs)
-    require_workers(num_workers)
-    require(lambda value: value in get_args(Transport), "shared or pipe", transport=transport)
+    _check(factory, num_envs, num_workers, transport)
     columns = (SUCCESS, *map(info_column, log_info))
     if num_workers is None:
         num_workers = usable_cores()
@@ -88,6 +84,26 @@ def make_pool(
         on_output=_show,
     )
     return pool if recovery is None else RecoveringPool(pool, recovery)
+
+
+def _check(factory: object, num_envs: object, num_workers: object, transport: object) -> None:
+    """The arguments of `make_pool`. Pools know nothing of the learner's settings, which are checked likewise.
+
+    Raises:
+        ValueError: the first of them that is out of range.
+    """
+    if not isinstance(factory, EnvFactory):
+        raise ValueError(f"factory must be what prl.env_factory returns, got one {type(factory).__name__}")
+    if not _is_integer(num_envs, 1):
+        raise ValueError(f"num_envs must be an integer, at least 1, got {num_envs!r}")
+    if num_workers is not None and not _is_integer(num_workers, 0):
+        raise ValueError(f"num_workers must be an integer, 0 or more, or None, got {num_workers!r}")
+    if transport not in get_args(Transport):
+        raise ValueError(f"transport must be {' or '.join(get_args(Transport))}, got {transport!r}")
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
 def _show(line: str) -> None:

@@ -10,7 +10,6 @@ from prl import (
     PPO,
     ActorCritic,
     AsyncPPO,
-    ConfigError,
     PPOConfig,
     PPOLearner,
     TrainConfig,
@@ -26,7 +25,7 @@ OBSERVATIONS, ACTIONS = FACTORY.observation_space, FACTORY.action_space
 
 
 def fails(call, message):
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
 
