@@ -14,8 +14,7 @@ import numpy as np
 
 from learner.policy import ActorCritic
 from learner.settings import ConfigError, require, require_counts, require_instance
-from prl.config.train_config import default_groups, folder_path, to_yaml
-from prl.pools import make_pool
+from prl.config.train_config import TrainConfig, folder_path, to_yaml
 from prl.quickstart import PPO
 from prl.run import build
 from prl.run.named_env import EnvName, name_of
@@ -27,13 +26,10 @@ from prl.run.torch_state import standard_torch
 from prl.run.trackers import find_trackers
 from prl.run.train import run_training
 from prl.training.arguments import check_pool_settings
-from prl.training.player_guest import PlayerKit
 from prl.training.trainer import Trainer
 from workers.envs import EnvFactory, EnvLike, env_factory
 from workers.errors import EnvError
-from workers.pool import ChangeablePool
 from workers.process_pool import Transport
-from workers.recovering_pool import Recovery
 
 _ABOUT_CONFIG = "# Of a run of AsyncPPO. Its networks were initialised with the seed {}.\n"
 
@@ -135,22 +131,21 @@ class AsyncPPO:
             WorkerError: a worker died, hung or reported a failed env.
             WriteError: the weights or the summary could not be written at the end.
         """
-        sinks = distinct_sinks(sinks)
+        sinks, config = distinct_sinks(sinks), self._settings()
         with contextlib.ExitStack() as stack:
             folder = None if self.run_folder is None else RunFolder(self.run_folder, can_go_on=False)
             if folder is not None:
-                self._write_settings(stack.enter_context(folder))
+                self._write_settings(stack.enter_context(folder), config)
             stack.enter_context(build.reproducible(self.ppo.torch_threads, self.ppo.policy.device))
             signals = stack.enter_context(stop_on_signals())
-            groups = default_groups(self.num_envs)
-            kit = build.kit_for(self.ppo.policy, groups, self.num_envs, self.num_workers)
+            kit = build.kit_for(self.ppo.policy, config.groups, self.num_envs, self.num_workers)
             trainer = Trainer(
-                pool := stack.enter_context(self._make_pool(groups, kit)),
+                pool := stack.enter_context(build.build_pool(config, self._factory, self.num_envs, kit)),
                 self.ppo.learner,
                 batch_size=self.ppo.batch_size,
                 total_timesteps=self.steps,
                 seed=self.seed,
-                num_groups=groups,
+                num_groups=config.groups,
                 players=build.build_players(pool, kit),
             )
             return run_training(
@@ -158,9 +153,10 @@ class AsyncPPO:
                 trackers=find_trackers(self._config.track),
             )
 
-    def _write_settings(self, folder: RunFolder) -> None:
+    def _settings(self) -> TrainConfig:
+        """The run as `prl train` would do it, if the env has an id."""
         name = self._name or EnvName(self._factory.name)
-        config = dataclasses.replace(
+        return dataclasses.replace(
             self._config,
             env_id=name.env_id,
             env_kwargs=name.env_kwargs,
@@ -178,19 +174,11 @@ class AsyncPPO:
             seed=self.seed,
             device=str(self.ppo.policy.device),
         )
+
+    def _write_settings(self, folder: RunFolder, config: TrainConfig) -> None:
         folder.write_config(f"{_ABOUT_CONFIG.format(self.ppo.config.seed)}{to_yaml(config)}")
         spaces = PolicySpaces.of(self._factory, self.ppo.policy, has_env_id=self._name is not None)
         folder.write_spaces(spaces.to_json())
-
-    @standard_torch()
-    def _make_pool(self, groups: int, kit: PlayerKit | None) -> ChangeablePool:
-        return make_pool(
-            *(self._factory, self.num_envs, self.num_workers, self.transport),
-            step_timeout=self.step_timeout,
-            start_timeout=self.start_timeout,
-            recovery=Recovery(),
-            **build.places(kit, self.num_envs, groups),
-        )
 
 
 def _check_spaces(factory: EnvFactory, policy: ActorCritic) -> None:

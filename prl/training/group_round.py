@@ -82,11 +82,6 @@ class PlayingTime:
     act: float = 0.0
     store: float = 0.0
 
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.pool + self.act + self.store
-
     def __add__(self, other: PlayingTime) -> PlayingTime:
         return PlayingTime(self.pool + other.pool, self.act + other.act, self.store + other.store)
 

@@ -1,4 +1,4 @@
-"""Two minutes of `scripts/soak.py`; it is made for hours. They need few seconds of a core."""
+"""Two minutes of `scripts/soak.py`; it is made for hours. They need half a minute of a core."""
 
 import subprocess
 import sys
