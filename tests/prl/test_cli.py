@@ -37,6 +37,7 @@ def test_a_run_writes_its_folder(tmp_path, capsys):
     assert out.out.startswith("CartPole-v1: ")
     assert len(out.out.splitlines()) == 1
     folder = tmp_path / "run"
+    assert out.out.endswith(f"; {folder}\n")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == SUMMARY
     assert (summary["status"], summary["seed"], summary["num_envs"]) == ("finished", 4, 4)

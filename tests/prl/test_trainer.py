@@ -122,6 +122,15 @@ def test_an_update_waits_for_batch_size_steps_of_whole_rounds(factory):
             assert report.episodes % 5 == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"num_steps": 12, "overlap": True}])
+def test_iterations_end_with_the_total(factory, settings):
+    with InlinePool(factory, 5) as pool:
+        trainer = make_trainer(pool, factory, total_timesteps=200, **settings)
+        *_, before, last = (report.timesteps for report in trainer.iterations())
+        assert before < 200 <= last
+        assert not list(trainer.iterations())
+
+
 def test_occupancy_and_mean_return_are_what_they_say(factory):
     with InlinePool(factory, 5) as pool:
         report = next(make_trainer(pool, factory, batch_size=1).iterations())
